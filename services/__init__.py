@@ -1,0 +1,1 @@
+"""The four services of the mesh, and what they share (services.common)."""

@@ -1,0 +1,1 @@
+"""What every service shares: server, errors, settings, telemetry, decoding, detectors, Triton."""

@@ -1,0 +1,136 @@
+"""Runs a service's detectors over one picture: side by side, each on its own, none able to take the others down."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from pentimento.common.v1 import detection_pb2, report_pb2
+
+from services.common.convert import detector_to_proto, finding_to_proto, image_info_to_proto, question_to_proto
+from services.common.detection import Applicability, DetectorSpec, Finding, Registry
+from services.common.errors import InvalidInput, PentimentoError
+from services.common.images import Picture
+from services.common.telemetry import DETECTOR_RESULTS, DETECTOR_SCORES, DETECTOR_SECONDS
+
+__all__ = ["Analyzer", "Result"]
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of one detector: its finding and, if it could not be asked, what is missing."""
+
+    finding: detection_pb2.Finding
+    missing: detection_pb2.Missing | None
+
+
+class Analyzer:
+    """The detectors of one service.
+
+    Args:
+        service: its name.
+        registry: its detectors.
+        invoke: how a detector of this service is run on a picture (in a thread, or awaited with a model client).
+        digest_of: SHA-256 of a model's weights by the model's name; "" where it is not known.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        registry: Registry[Any],
+        invoke: Callable[[Callable[..., Any], Picture], Awaitable[Finding]],
+        *,
+        digest_of: Callable[[str], str] = lambda _: "",
+    ) -> None:
+        self._service = service
+        self._registry = registry
+        self._invoke = invoke
+        self._digest_of = digest_of
+
+    def detectors(self) -> list[detection_pb2.Detector]:
+        """All detectors, by name."""
+        specs = sorted((spec for spec, _ in self._registry), key=lambda spec: spec.name)
+        return [detector_to_proto(spec, self._service) for spec in specs]
+
+    def select(self, names: Sequence[str]) -> list[tuple[DetectorSpec, Callable[..., Any]]]:
+        """The detectors of these names, or all if there are none.
+
+        Raises:
+            InvalidInput: a name that this service does not know.
+        """
+        if unknown := [name for name in names if name not in self._registry]:
+            known = ", ".join(sorted(spec.name for spec, _ in self._registry))
+            raise InvalidInput(
+                f"Unknown detector {unknown[0]}. This service has: {known or 'none'}.",
+                reason="UNKNOWN_DETECTOR",
+                field="detectors",
+            )
+        return [self._registry[name] for name in names] if names else list(self._registry)
+
+    async def results(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> AsyncIterator[Result]:
+        """Each detector's result as soon as it is ready; a caller that stops listening cancels the rest."""
+        tasks = [
+            asyncio.create_task(self._run(spec, function, picture, include_maps=include_maps))
+            for spec, function in self.select(names)
+        ]
+        try:
+            for task in asyncio.as_completed(tasks):
+                yield await task
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    async def report(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> report_pb2.AnalyzerReport:
+        """All results together, by detector name."""
+        started = time.perf_counter()
+        results = [result async for result in self.results(picture, names, include_maps=include_maps)]
+        results.sort(key=lambda result: result.finding.provenance.detector)
+        return report_pb2.AnalyzerReport(
+            image=image_info_to_proto(picture.info),
+            findings=[result.finding for result in results],
+            missing=[result.missing for result in results if result.missing],
+            duration_seconds=time.perf_counter() - started,
+        )
+
+    async def _run(
+        self, spec: DetectorSpec, function: Callable[..., Any], picture: Picture, *, include_maps: bool
+    ) -> Result:
+        started = time.perf_counter()
+        reason = ""
+        try:
+            finding = await self._invoke(function, picture)
+        except PentimentoError as error:
+            reason = error.reason
+            finding = Finding.failed(error.message)
+        except Exception:
+            reason = "INTERNAL"
+            log.exception("detector_failed", detector=spec.name)
+            finding = Finding.failed(f"{spec.title} failed on this picture.")
+        seconds = time.perf_counter() - started
+        DETECTOR_RESULTS.labels(spec.name, finding.applicability.value).inc()
+        if finding.score is not None:
+            DETECTOR_SECONDS.labels(spec.name).observe(seconds)
+            DETECTOR_SCORES.labels(spec.name).observe(finding.score)
+        digests: Mapping[str, str] = {model: self._digest_of(model) for model in spec.models}
+        message = finding_to_proto(
+            spec,
+            finding,
+            seconds=seconds,
+            model_digests={model: digest for model, digest in digests.items() if digest},
+            include_maps=include_maps,
+        )
+        missing = None
+        if finding.applicability is Applicability.FAILED:
+            missing = detection_pb2.Missing(
+                part=spec.name,
+                reason=reason or "FAILED",
+                message=finding.explanation,
+                question=question_to_proto(spec.question),
+            )
+        return Result(message, missing)

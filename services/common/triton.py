@@ -1,0 +1,144 @@
+"""An async client of NVIDIA Triton (KServe v2 over gRPC) in which every call has a deadline."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import aio as triton
+from tritonclient.utils import InferenceServerException, np_to_triton_dtype
+
+from services.common.context import outbound_metadata, time_remaining
+from services.common.errors import DeadlineExceeded, ModelUnavailable, Overloaded
+
+__all__ = ["ModelDescription", "Tensor", "TritonClient"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output of a model: name, KServe datatype and shape (-1 for a size that varies)."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDescription:
+    """What Triton knows of a model."""
+
+    name: str
+    version: str
+    inputs: tuple[Tensor, ...]
+    outputs: tuple[Tensor, ...]
+
+
+class TritonClient:
+    """Asks models by name.
+
+    Args:
+        address: host:port of Triton's gRPC endpoint.
+        timeout_seconds: longest wait for one answer; less where the inbound deadline is nearer.
+    """
+
+    def __init__(self, client: triton.InferenceServerClient, *, timeout_seconds: float) -> None:
+        self._client = client
+        self._timeout_seconds = timeout_seconds
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, address: str, *, timeout_seconds: float = 10.0) -> AsyncIterator[TritonClient]:
+        """A client for the body of the `async with`; Triton need not be up yet."""
+        client = triton.InferenceServerClient(
+            url=address,
+            channel_args=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.min_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1_000),
+                ("grpc.keepalive_time_ms", 20_000),
+            ],
+        )
+        try:
+            yield cls(client, timeout_seconds=timeout_seconds)
+        finally:
+            await client.close()
+
+    async def infer(
+        self, model: str, inputs: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> dict[str, NDArray[Any]]:
+        """Runs one batch through a model.
+
+        Args:
+            model: name in the model repository.
+            inputs: by the network's input names; the first dimension is the batch.
+            outputs: names of the outputs wanted.
+
+        Returns:
+            The outputs by name.
+
+        Raises:
+            ModelUnavailable: the model is not installed, or Triton is away.
+            Overloaded: the model's queue is full.
+            DeadlineExceeded: no answer in time.
+        """
+        tensors = []
+        for name, array in inputs.items():
+            tensor = triton.InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype))
+            tensor.set_data_from_numpy(np.ascontiguousarray(array))
+            tensors.append(tensor)
+        seconds = time_remaining(self._timeout_seconds)
+        try:
+            result = await self._client.infer(
+                model,
+                tensors,
+                outputs=[triton.InferRequestedOutput(name) for name in outputs],
+                client_timeout=seconds,
+                headers=dict(outbound_metadata()),
+            )
+        except InferenceServerException as error:
+            raise _translate(error, model, seconds) from error
+        return {name: result.as_numpy(name) for name in outputs}
+
+    async def is_ready(self) -> bool:
+        """Whether Triton answers and says that it is ready."""
+        try:
+            return bool(await self._client.is_server_live(client_timeout=1.0))
+        except InferenceServerException:
+            return False
+
+    async def describe(self, model: str) -> ModelDescription:
+        """What Triton knows of a model.
+
+        Raises:
+            ModelUnavailable: the model is not installed, or Triton is away.
+        """
+        try:
+            metadata = await self._client.get_model_metadata(model, client_timeout=2.0)
+        except InferenceServerException as error:
+            raise _translate(error, model, 2.0) from error
+
+        def tensors(items: Any) -> tuple[Tensor, ...]:
+            return tuple(Tensor(item.name, item.datatype, tuple(int(size) for size in item.shape)) for item in items)
+
+        version = max(metadata.versions, key=int, default="")
+        return ModelDescription(metadata.name, version, tensors(metadata.inputs), tensors(metadata.outputs))
+
+
+def _translate(
+    error: InferenceServerException, model: str, seconds: float
+) -> ModelUnavailable | DeadlineExceeded | Overloaded:
+    status = error.status() or ""
+    text = (error.message() or "").lower()
+    if "DEADLINE_EXCEEDED" in status:
+        return DeadlineExceeded(f"Model {model} did not answer within {seconds:.0f} seconds.")
+    if "RESOURCE_EXHAUSTED" in status or "maximum queue size" in text or ("exceeds" in text and "queue" in text):
+        return Overloaded(f"Model {model} is busy. Try again in a moment.")
+    if "NOT_FOUND" in status or "unknown model" in text or "is not found" in text:
+        return ModelUnavailable(model, installed=False)
+    return ModelUnavailable(model)
