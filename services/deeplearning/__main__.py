@@ -1,0 +1,5 @@
+"""`python -m services.deeplearning` starts the service."""
+
+from services.deeplearning.main import main
+
+main()

@@ -1,0 +1,49 @@
+"""Wires the deeplearning service together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.common.analyzer import Analyzer
+from services.common.detection import Finding
+from services.common.images import Picture
+from services.common.limiter import WorkLimiter
+from services.common.models import ModelCatalogue
+from services.common.server import Register, run_server
+from services.common.settings import load_settings
+from services.common.triton import TritonClient
+from services.common.version import VERSION
+from services.deeplearning.detectors import NetworkDetector, registry
+from services.deeplearning.models import MODELS
+from services.deeplearning.servicer import DeepLearningServicer
+from services.deeplearning.settings import DeepLearningSettings
+
+NAME = "deeplearning"
+
+
+def main() -> None:
+    """Serves until told to stop."""
+    settings = load_settings(DeepLearningSettings)
+
+    @asynccontextmanager
+    async def wire() -> AsyncIterator[Register]:
+        async with TritonClient.connect(
+            settings.triton_address, timeout_seconds=settings.triton_timeout_seconds
+        ) as triton:
+
+            async def invoke(detector: NetworkDetector, picture: Picture) -> Finding:
+                return await detector(picture, triton)
+
+            limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
+            catalogue = ModelCatalogue(MODELS, triton, settings.home)
+            analyzer = Analyzer(
+                NAME, registry.load("services.deeplearning.detectors"), invoke, digest_of=catalogue.digest_of
+            )
+            servicer = DeepLearningServicer(analyzer, catalogue, limiter, settings.image_limits)
+            try:
+                yield servicer.register
+            finally:
+                limiter.close()
+
+    run_server(NAME, VERSION, settings, wire)
