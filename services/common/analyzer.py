@@ -131,6 +131,6 @@ class Analyzer:
                 part=spec.name,
                 reason=reason or "FAILED",
                 message=finding.explanation,
-                question=question_to_proto(spec.question),
+                questions=[question_to_proto(spec.question)],
             )
         return Result(message, missing)

@@ -7,10 +7,22 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 from opentelemetry.instrumentation.grpc import aio_client_interceptors
 
 from services.common.context import outbound_metadata, time_remaining
-from services.common.errors import DeadlineExceeded, PentimentoError, Unavailable
+from services.common.errors import (
+    ERROR_DOMAIN,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelUnavailable,
+    NotFound,
+    NotImplementedYet,
+    Overloaded,
+    PentimentoError,
+    Unavailable,
+)
 
 __all__ = ["call", "open_channel"]
 
@@ -48,8 +60,8 @@ async def call(method: Any, request: Any, *, service: str, limit_seconds: float)
 
     Raises:
         DeadlineExceeded: no answer in time.
-        Unavailable: the service is down, or refuses work.
-        PentimentoError: any other status that the service answers with, with its own message.
+        Unavailable: the service is down, or broke.
+        PentimentoError: the service's own error, as it raised it.
     """
     seconds = time_remaining(limit_seconds)
     try:
@@ -59,13 +71,39 @@ async def call(method: Any, request: Any, *, service: str, limit_seconds: float)
 
 
 def _as_error(error: grpc.aio.AioRpcError, service: str, seconds: float) -> PentimentoError:
+    """What the other service meant: its own error if it sent one, or what can be said of a call that failed."""
+    if (own := _own_error(error)) is not None:
+        return own
     code = error.code()
     if code == grpc.StatusCode.DEADLINE_EXCEEDED:
         return DeadlineExceeded(f"The {service} service did not answer within {seconds:.0f} seconds.")
-    if code in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED}:
-        reason = "OVERLOADED" if code == grpc.StatusCode.RESOURCE_EXHAUSTED else "UNAVAILABLE"
-        word = "busy" if reason == "OVERLOADED" else "not available at the moment"
-        return Unavailable(f"The {service} service is {word}.", reason=reason, metadata={"service": service})
-    return Unavailable(
-        f"The {service} service could not do its part.", reason=f"{service}_{code.name}".upper(), metadata={}
-    )
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return NotImplementedYet(f"The {service} service cannot do this yet.")
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(f"The {service} service is busy. Try again in a moment.")
+    return Unavailable(f"The {service} service is not available at the moment.", metadata={"service": service})
+
+
+def _own_error(error: grpc.aio.AioRpcError) -> PentimentoError | None:
+    """The `PentimentoError` that the interceptor of the other side turned into a status; None if there was none."""
+    status = rpc_status.from_call(error)  # type: ignore[arg-type]  # has the methods that it reads
+    info = error_details_pb2.ErrorInfo()
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details if status else ():
+        detail.Unpack(info) or detail.Unpack(retry)
+    if status is None or info.domain != ERROR_DOMAIN:
+        return None
+    metadata = dict(info.metadata)
+    if error.code() == grpc.StatusCode.UNAVAILABLE and "model" in metadata:
+        return ModelUnavailable(metadata["model"], status.message, installed=info.reason != "MODEL_NOT_INSTALLED")
+    if error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return Overloaded(status.message, retry_after_seconds=retry.retry_delay.ToTimedelta().total_seconds() or 1.0)
+    classes: dict[grpc.StatusCode, type[PentimentoError]] = {
+        grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+        grpc.StatusCode.NOT_FOUND: NotFound,
+        grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+        grpc.StatusCode.UNIMPLEMENTED: NotImplementedYet,
+        grpc.StatusCode.UNAVAILABLE: Unavailable,
+    }
+    error_class = classes.get(error.code())
+    return error_class(status.message, reason=info.reason, metadata=metadata) if error_class else None

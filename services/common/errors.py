@@ -27,6 +27,7 @@ from typing import ClassVar
 from grpc import StatusCode
 
 __all__ = [
+    "ERROR_DOMAIN",
     "DamagedImage",
     "DeadlineExceeded",
     "InvalidInput",
@@ -40,6 +41,9 @@ __all__ = [
     "Unavailable",
     "UnsupportedFormat",
 ]
+
+ERROR_DOMAIN = "pentimento"
+"""`ErrorInfo.domain` of every error that is one of these."""
 
 
 class PentimentoError(Exception):

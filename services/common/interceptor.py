@@ -22,12 +22,11 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from services.common.context import REQUEST_ID_KEY, begin_call
-from services.common.errors import Overloaded, PentimentoError
+from services.common.errors import ERROR_DOMAIN, Overloaded, PentimentoError
 from services.common.telemetry import CALL_SECONDS, CALLS, IN_FLIGHT
 
-__all__ = ["ERROR_DOMAIN", "CallInterceptor", "status_of"]
+__all__ = ["CallInterceptor", "status_of"]
 
-ERROR_DOMAIN = "pentimento"
 ENVOY_TIMEOUT_KEY = "x-envoy-expected-rq-timeout-ms"
 QUIET_METHODS = ("/grpc.health.v1.Health/", "/grpc.reflection.")
 

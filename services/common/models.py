@@ -111,7 +111,7 @@ class ModelCatalogue:
             part=info.name,
             reason=error.reason,
             message=error.message,
-            question=question_to_proto(question) if question else detection_pb2.QUESTION_UNSPECIFIED,
+            questions=[question_to_proto(question)] if question else [],
         )
 
     def _facts(self, model: str) -> dict[str, str]:

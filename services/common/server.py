@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 import structlog
@@ -19,10 +19,19 @@ from services.common.interceptor import CallInterceptor
 from services.common.settings import ServiceSettings
 from services.common.telemetry import set_up_telemetry
 
-__all__ = ["Register", "run_server", "running_server", "serve"]
+__all__ = ["Register", "Servicer", "run_server", "running_server", "serve"]
 
 Register = Callable[[grpc.aio.Server], Sequence[str]]
 """Adds the servicers to the server and returns their full names (package.Service)."""
+
+
+class Servicer(Protocol):
+    """A servicer that adds itself to a server."""
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Adds itself; returns the full names of the services that it answers for."""
+        ...
+
 
 log = structlog.get_logger()
 

@@ -18,6 +18,7 @@ from services.common.images import ImageLimits
 __all__ = ["ServiceSettings", "load_settings"]
 
 MEBIBYTE = 1024 * 1024
+READABLE_FORMATS = frozenset({"JPEG", "PNG", "WEBP", "GIF"})
 
 
 class ServiceSettings(BaseSettings):
@@ -46,9 +47,12 @@ class ServiceSettings(BaseSettings):
 
     @property
     def image_limits(self) -> ImageLimits:
-        """The limits in the form that `services.common.images` takes."""
+        """The limits in the form that `services.common.images` takes; which formats a client may send, its API says."""
         return ImageLimits(
-            max_bytes=self.max_image_bytes, max_pixels=self.max_image_pixels, max_frames=self.max_image_frames
+            max_bytes=self.max_image_bytes,
+            max_pixels=self.max_image_pixels,
+            max_frames=self.max_image_frames,
+            formats=READABLE_FORMATS,
         )
 
 

@@ -130,15 +130,17 @@ class TritonClient:
         return ModelDescription(metadata.name, version, tensors(metadata.inputs), tensors(metadata.outputs))
 
 
-def _translate(
-    error: InferenceServerException, model: str, seconds: float
-) -> ModelUnavailable | DeadlineExceeded | Overloaded:
+def _translate(error: Any, model: str, seconds: float) -> Exception:
+    """What Triton's error means to a caller; one that is our own mistake (a wrong shape, say) stays what it is."""
     status = error.status() or ""
     text = (error.message() or "").lower()
     if "DEADLINE_EXCEEDED" in status:
         return DeadlineExceeded(f"Model {model} did not answer within {seconds:.0f} seconds.")
-    if "RESOURCE_EXHAUSTED" in status or "maximum queue size" in text or ("exceeds" in text and "queue" in text):
+    if "RESOURCE_EXHAUSTED" in status or "maximum queue size" in text:
         return Overloaded(f"Model {model} is busy. Try again in a moment.")
-    if "NOT_FOUND" in status or "unknown model" in text or "is not found" in text:
-        return ModelUnavailable(model, installed=False)
-    return ModelUnavailable(model)
+    if "INVALID_ARGUMENT" in status:
+        mistake: Exception = error
+        return mistake
+    # A model whose files are there but which did not load "has no available versions".
+    unknown = "NOT_FOUND" in status and "no available versions" not in text
+    return ModelUnavailable(model, installed=not unknown)
