@@ -1,0 +1,1 @@
+"""What the file and its pixels testify, without a learned model."""

@@ -1,0 +1,5 @@
+"""`python -m services.passive` starts the service."""
+
+from services.passive.main import main
+
+main()

@@ -1,0 +1,230 @@
+"""Copies are planted in photographs (scikit-image's own) and must be found where they are; their twins left alone."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from skimage import data
+
+from services.common.detection import Applicability, Finding, Question, RegionRole, Technique
+from services.common.images import Picture
+from services.passive.detectors import registry
+from services.passive.detectors.copy_move import (
+    DECISION_SCORE,
+    MAX_DRAWN_MATCHES,
+    MAX_OVERLAP,
+    detect_copy_move,
+    find_copy_moves,
+)
+
+RGB = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+PHOTOGRAPHS: dict[str, Callable[[], RGB]] = {
+    "astronaut": data.astronaut,
+    "chelsea": data.chelsea,
+    "coffee": data.coffee,
+    "rocket": data.rocket,
+}
+
+# In each photograph a textured disc (x, y, radius) and a place that it fits in (x, y).
+PLACES: dict[str, tuple[tuple[int, int, int], tuple[int, int]]] = {
+    "astronaut": ((225, 110, 60), (390, 400)),
+    "chelsea": ((150, 120, 55), (370, 210)),
+    "coffee": ((370, 265, 60), (90, 90)),
+}
+
+
+def plant(rgb: RGB, place: str, *, degrees: float = 0.0, scale: float = 1.0) -> tuple[RGB, Mask, Mask]:
+    """The picture with a disc of it pasted elsewhere, and the masks of source and copy."""
+    (x, y, radius), (to_x, to_y) = PLACES[place]
+    height, width = rgb.shape[:2]
+    transform = cv2.getRotationMatrix2D((x, y), -degrees, scale)  # OpenCV's angle is anticlockwise
+    transform[:, 2] += [to_x - x, to_y - y]
+    source = np.zeros((height, width), np.float32)
+    cv2.circle(source, (x, y), radius, 1.0, cv2.FILLED)
+    weight = cv2.GaussianBlur(cv2.warpAffine(source, transform, (width, height)), (0, 0), 1.0)[..., None]
+    moved = cv2.warpAffine(rgb, transform, (width, height), flags=cv2.INTER_CUBIC)
+    forged = np.clip(rgb * (1 - weight) + moved * weight + 0.5, 0, 255).astype(np.uint8)
+    return forged, source > 0, weight[..., 0] > 0.5
+
+
+def jpeg(rgb: RGB, quality: int) -> RGB:
+    _, file = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(file, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def examine(rgb: RGB) -> Finding:
+    return detect_copy_move(Picture.from_array(rgb))
+
+
+def overlap(finding: Finding, truth: Mask) -> float:
+    """Intersection over union of the outlines of both roles with the true mask."""
+    drawn = np.zeros(truth.shape, np.uint8)
+    for region in finding.regions:
+        corners = np.array([[point.x - 0.5, point.y - 0.5] for point in region.polygon])
+        cv2.fillPoly(drawn, [np.round(corners).astype(np.int32)], 1)
+    found = drawn > 0
+    return float((found & truth).sum() / (found | truth).sum())
+
+
+@pytest.mark.parametrize("name", PHOTOGRAPHS)
+def test_leaves_honest_photographs_alone(name: str) -> None:
+    finding = examine(PHOTOGRAPHS[name]())
+
+    assert finding.applicability is Applicability.APPLIED
+    assert finding.score is not None
+    assert finding.score < DECISION_SCORE
+    assert finding.technique is None
+    assert finding.regions == ()
+    assert "No copied region" in finding.explanation
+
+
+@pytest.mark.parametrize("name", PLACES)
+@pytest.mark.parametrize(("degrees", "scale"), [(0.0, 1.0), (25.0, 1.0), (-100.0, 1.0), (0.0, 1.25), (15.0, 0.85)])
+def test_finds_a_planted_copy_where_it_is(name: str, degrees: float, scale: float) -> None:
+    forged, source, copy = plant(PHOTOGRAPHS[name](), name, degrees=degrees, scale=scale)
+
+    finding = examine(forged)
+
+    assert finding.score is not None
+    assert finding.score >= DECISION_SCORE
+    assert finding.technique is Technique.COPY_MOVE
+    assert {region.role for region in finding.regions} == {RegionRole.SOURCE, RegionRole.COPY}
+    assert overlap(finding, source | copy) > 0.6
+    best = finding.details["clusters"][0]
+    # Which end is the copy is a guess, so the transform may be the inverse.
+    turned = best["rotation_degrees"] * (1 if math.copysign(1, best["rotation_degrees"]) == np.sign(degrees) else -1)
+    assert turned == pytest.approx(degrees, abs=1.5)
+    assert max(best["scale"], 1 / best["scale"]) == pytest.approx(max(scale, 1 / scale), rel=0.03)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_survives_jpeg(name: str) -> None:
+    rgb = PHOTOGRAPHS[name]()
+    forged, source, copy = plant(rgb, name, degrees=10.0)
+
+    assert overlap(examine(jpeg(forged, 75)), source | copy) > 0.5
+    assert examine(jpeg(rgb, 75)).regions == ()
+
+
+def test_says_what_was_done() -> None:
+    forged, _, copy = plant(data.astronaut(), "astronaut", degrees=20.0)
+
+    finding = examine(forged)
+
+    assert "appears twice: rotated 20 degrees" in finding.explanation
+    best = finding.details["clusters"][0]
+    assert best["area_px"] == pytest.approx(copy.sum(), rel=0.3)
+    assert math.hypot(*best["translation"]) == pytest.approx(math.hypot(390 - 225, 400 - 110), abs=25)
+    assert 4 <= len(finding.details["matched_points"]) <= MAX_DRAWN_MATCHES
+    assert finding.log10_likelihood_ratio is not None
+    assert finding.log10_likelihood_ratio > 0
+    assert not finding.calibrated
+    json.dumps(finding.details)
+
+
+def test_finds_two_clones_of_one_region() -> None:
+    rgb = data.coffee()
+    forged = rgb.copy()
+    patch = rgb[70:170, 350:450]
+    forged[250:350, 60:160] = patch
+    forged[20:120, 40:140] = patch
+
+    finding = examine(forged)
+
+    truth = np.zeros(rgb.shape[:2], np.bool_)
+    for top, left in ((70, 350), (250, 60), (20, 40)):
+        truth[top : top + 100, left : left + 100] = True
+    assert overlap(finding, truth) > 0.6
+
+
+def test_marks_the_heat_map_at_working_size_and_outlines_at_full_size() -> None:
+    forged, source, copy = plant(data.astronaut(), "astronaut")
+    large = cv2.resize(forged, (1800, 1800), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+    picture = Picture.from_array(large)
+    assert picture.scale < 1.0
+
+    finding = detect_copy_move(picture)
+
+    assert finding.heat_map is not None
+    assert finding.heat_map.dtype == np.float32
+    assert finding.heat_map.shape == picture.working.shape[:2]
+    assert finding.heat_map.min() >= 0.0
+    assert finding.heat_map.max() == pytest.approx(finding.score)
+    truth = cv2.resize((source | copy).astype(np.uint8), (1800, 1800), interpolation=cv2.INTER_NEAREST) > 0
+    assert overlap(finding, truth) > 0.6
+
+
+def test_a_mirrored_picture_gives_the_mirrored_answer() -> None:
+    forged, source, copy = plant(data.chelsea(), "chelsea", degrees=30.0)
+
+    mirrored = examine(np.ascontiguousarray(forged[:, ::-1]))
+
+    assert overlap(mirrored, (source | copy)[:, ::-1]) > 0.6
+    assert abs(mirrored.details["clusters"][0]["rotation_degrees"]) == pytest.approx(30.0, abs=1.5)
+
+
+def test_the_same_picture_gives_the_same_answer() -> None:
+    forged, _, _ = plant(data.coffee(), "coffee", degrees=12.0)
+
+    first, second = examine(forged), examine(forged)
+
+    assert first.score == second.score
+    assert first.regions == second.regions
+    assert first.details == second.details
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (63, 900), (8, 8)])
+def test_does_not_apply_to_tiny_pictures(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+
+    finding = examine(noise)
+
+    assert finding.applicability is Applicability.NOT_APPLICABLE
+    assert "too small" in finding.explanation
+
+
+@pytest.mark.parametrize("grey", [0, 128, 255])
+def test_does_not_apply_to_plain_pictures(grey: int) -> None:
+    finding = examine(np.full((300, 400, 3), grey, np.uint8))
+
+    assert finding.applicability is Applicability.NOT_APPLICABLE
+    assert "too plain" in finding.explanation
+
+
+def test_a_gradient_is_too_plain() -> None:
+    ramp = np.linspace(0, 255, 600).astype(np.uint8)
+
+    assert examine(np.tile(ramp[None, :, None], (400, 1, 3))).applicability is Applicability.NOT_APPLICABLE
+
+
+def test_noise_is_no_copy() -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (400, 400, 3), dtype=np.uint8)
+
+    assert find_copy_moves(noise).score < DECISION_SCORE
+
+
+def test_a_symmetric_figure_is_no_copy_of_itself() -> None:
+    quarter = data.coffee()[60:260, 330:530]
+    half = np.concatenate([quarter, np.rot90(quarter, 1)], axis=1)
+    figure = np.concatenate([half, np.rot90(half, 2)], axis=0)
+    scene = cv2.resize(data.chelsea(), (800, 800)).astype(np.uint8)
+    scene[350:450, 350:450] = cv2.resize(figure, (100, 100), interpolation=cv2.INTER_AREA)
+
+    for region in find_copy_moves(scene).regions:
+        assert (region.source_mask & region.copy_mask).sum() <= MAX_OVERLAP * region.copy_mask.sum()
+
+
+def test_is_registered() -> None:
+    spec, function = registry["copy_move"]
+
+    assert function is detect_copy_move
+    assert spec.question is Question.EDITED
+    assert spec.techniques == (Technique.COPY_MOVE,)
