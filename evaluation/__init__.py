@@ -1,0 +1,1 @@
+"""Measuring detectors on labelled pictures: forgeries, metrics, calibration, reports."""
