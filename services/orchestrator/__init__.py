@@ -1,0 +1,1 @@
+"""The front door: intake, fan-out, decision policy, and all state."""

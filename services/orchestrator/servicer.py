@@ -1,0 +1,143 @@
+"""Pentimento's own API: converts, calls the engine, converts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+import grpc
+from pentimento.orchestrator.v1 import analysis_pb2, system_service_pb2, system_service_pb2_grpc
+from pentimento.orchestrator.v1 import analysis_service_pb2 as pb
+from pentimento.orchestrator.v1 import analysis_service_pb2_grpc as pb_grpc
+
+from services.common.errors import PentimentoError
+from services.orchestrator.analyzers import Analyzers, ServiceAnswer
+from services.orchestrator.engine import AnalysisEngine
+from services.orchestrator.health import HealthReporter
+from services.orchestrator.intake import Intake
+from services.orchestrator.storage import AnalysisStore
+
+__all__ = ["AnalysisServicer", "SystemServicer"]
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP"})
+DEFAULT_PAGE_SIZE: Final = 50
+STREAMED_AT_ONCE: Final = 2
+"""Pictures of one stream that are analysed side by side."""
+
+
+class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
+    """Implements `pentimento.orchestrator.v1.AnalysisService`; the contract describes the RPCs."""
+
+    def __init__(self, engine: AnalysisEngine, intake: Intake, store: AnalysisStore) -> None:
+        self._engine = engine
+        self._intake = intake
+        self._store = store
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Adds this servicer to a server; returns the names of the services that it answers for."""
+        pb_grpc.add_AnalysisServiceServicer_to_server(self, server)
+        return [pb.DESCRIPTOR.services_by_name["AnalysisService"].full_name]
+
+    async def AnalyzeImage(self, request: pb.AnalyzeImageRequest, context: Context) -> pb.AnalyzeImageResponse:
+        upload = await self._intake.from_source(request.image)
+        analysis = await self._engine.analyze(upload, request.options, formats=FORMATS)
+        return pb.AnalyzeImageResponse(analysis=analysis)
+
+    async def StreamAnalyzeImages(
+        self, request: pb.StreamAnalyzeImagesRequest, context: Context
+    ) -> AsyncIterator[pb.StreamAnalyzeImagesResponse]:
+        # Small: a reader that is slower than the analysers slows them down instead of filling the memory.
+        events: asyncio.Queue[pb.StreamAnalyzeImagesResponse | None] = asyncio.Queue(maxsize=16)
+        places = asyncio.Semaphore(STREAMED_AT_ONCE)
+
+        async def analyze(index: int, source: analysis_pb2.ImageSource) -> bool:
+            async with places:
+                try:
+                    upload = await self._intake.from_source(source)
+                    async for event in self._engine.stream(upload, request.options, formats=FORMATS):
+                        for message in _messages(index, event):
+                            await events.put(message)
+                except PentimentoError as error:
+                    failure = pb.ImageError(reason=error.reason, message=error.message)
+                    await events.put(pb.StreamAnalyzeImagesResponse(image_index=index, error=failure))
+                    return False
+                return True
+
+        async def analyze_all() -> int:
+            try:
+                return sum(await asyncio.gather(*(analyze(*item) for item in enumerate(request.images))))
+            finally:
+                await events.put(None)
+
+        working = asyncio.create_task(analyze_all())
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            analyzed = await working
+        finally:
+            working.cancel()
+        done = pb.StreamDone(analyzed_count=analyzed, failed_count=len(request.images) - analyzed)
+        yield pb.StreamAnalyzeImagesResponse(done=done)
+
+    async def GetAnalysis(self, request: pb.GetAnalysisRequest, context: Context) -> pb.GetAnalysisResponse:
+        return pb.GetAnalysisResponse(analysis=await self._store.get(request.name))
+
+    async def ListAnalyses(self, request: pb.ListAnalysesRequest, context: Context) -> pb.ListAnalysesResponse:
+        page = await self._store.list(
+            page_size=request.page_size or DEFAULT_PAGE_SIZE, token=request.page_token, sha256=request.sha256
+        )
+        return pb.ListAnalysesResponse(analyses=page.analyses, next_page_token=page.next_token)
+
+    async def DeleteAnalysis(self, request: pb.DeleteAnalysisRequest, context: Context) -> pb.DeleteAnalysisResponse:
+        await self._store.delete(request.name)
+        return pb.DeleteAnalysisResponse()
+
+
+class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
+    """Implements `pentimento.orchestrator.v1.SystemService`; the contract describes the RPCs."""
+
+    def __init__(self, analyzers: Analyzers, health: HealthReporter) -> None:
+        self._analyzers = analyzers
+        self._health = health
+
+    def register(self, server: grpc.aio.Server) -> Sequence[str]:
+        """Adds this servicer to a server; returns the names of the services that it answers for."""
+        system_service_pb2_grpc.add_SystemServiceServicer_to_server(self, server)
+        return [system_service_pb2.DESCRIPTOR.services_by_name["SystemService"].full_name]
+
+    async def GetHealth(
+        self, request: system_service_pb2.GetHealthRequest, context: Context
+    ) -> system_service_pb2.GetHealthResponse:
+        return await self._health.report()
+
+    async def ListDetectors(
+        self, request: system_service_pb2.ListDetectorsRequest, context: Context
+    ) -> system_service_pb2.ListDetectorsResponse:
+        detectors, missing = await self._analyzers.detectors()
+        return system_service_pb2.ListDetectorsResponse(detectors=detectors, missing=missing)
+
+    async def ListModels(
+        self, request: system_service_pb2.ListModelsRequest, context: Context
+    ) -> system_service_pb2.ListModelsResponse:
+        models, missing = await self._analyzers.models()
+        return system_service_pb2.ListModelsResponse(models=models, missing=missing)
+
+
+def _messages(index: int, event: ServiceAnswer | analysis_pb2.Analysis) -> list[pb.StreamAnalyzeImagesResponse]:
+    if isinstance(event, analysis_pb2.Analysis):
+        return [pb.StreamAnalyzeImagesResponse(image_index=index, analysis=event)]
+    report = event.report
+    return [
+        *(
+            pb.StreamAnalyzeImagesResponse(image_index=index, finding=item)
+            for item in (report.findings if report else ())
+        ),
+        *(
+            pb.StreamAnalyzeImagesResponse(image_index=index, evidence=item)
+            for item in (report.evidence if report else ())
+        ),
+        *(pb.StreamAnalyzeImagesResponse(image_index=index, missing=item) for item in event.missing),
+    ]

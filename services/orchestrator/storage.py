@@ -1,0 +1,241 @@
+"""All state of the orchestrator: analyses in PostgreSQL.
+
+The database may be away when the orchestrator starts, and at any time later. Analyses are answered without it; only
+what needs it (get, list, delete) fails, with `Unavailable`. Migrations run as soon as the database can be reached,
+under a lock, so several replicas may start at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import datetime as dt
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import structlog
+import yoyo
+from pentimento.orchestrator.v1 import analysis_pb2
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from services.common.errors import InvalidInput, NotFound, Unavailable
+
+__all__ = ["AnalysisStore", "Page"]
+
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+CONNECTION_SECONDS: Final = 1.0
+"""Longest wait for a connection: an analysis should not wait for a database that is away."""
+
+RETRY_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of analyses, newest first, and the token of the next page ("" on the last)."""
+
+    analyses: list[analysis_pb2.Analysis]
+    next_token: str
+
+
+class AnalysisStore:
+    """Keeps analyses. Heat maps are not kept: they are large, and an analysis can be repeated.
+
+    Args:
+        pool: connections to PostgreSQL; None keeps nothing.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[Any] | None) -> None:
+        self._pool = pool
+        self._migrated = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, url: str) -> AsyncIterator[AnalysisStore]:
+        """A store for the body of the `async with`; the database need not be up yet. An empty url keeps nothing."""
+        if not url:
+            yield cls(None)
+            return
+        pool = AsyncConnectionPool(
+            url,
+            min_size=1,
+            max_size=8,
+            open=False,
+            timeout=CONNECTION_SECONDS,
+            reconnect_timeout=3600.0,
+            check=AsyncConnectionPool.check_connection,
+            kwargs={"connect_timeout": 2, "autocommit": True},
+        )
+        await pool.open(wait=False)
+        store = cls(pool)
+        migrating = asyncio.create_task(store._migrate(url))
+        try:
+            yield store
+        finally:
+            migrating.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await migrating
+            await pool.close()
+
+    async def _migrate(self, url: str) -> None:
+        while not self._migrated.is_set():
+            try:
+                applied = await asyncio.to_thread(_apply_migrations, url)
+            except Exception as error:
+                log.warning("database_not_ready", error=type(error).__name__)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                log.info("database_ready", migrations_applied=applied)
+                self._migrated.set()
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        if self._pool is None:
+            raise Unavailable("This deployment has no database: it keeps no analyses.", reason="NO_DATABASE")
+        try:
+            async with asyncio.timeout(CONNECTION_SECONDS):
+                await self._migrated.wait()
+            async with self._pool.connection() as connection:
+                yield connection
+        except (psycopg.Error, PoolTimeout, TimeoutError) as error:
+            log.warning("database_unavailable", error=type(error).__name__)
+            raise Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE") from error
+
+    async def is_up(self) -> bool:
+        """Whether the database answers."""
+        try:
+            async with self._connection() as connection:
+                await connection.execute("SELECT 1")
+        except Unavailable:
+            return False
+        return True
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a database at all."""
+        return self._pool is not None
+
+    async def save(self, analysis: analysis_pb2.Analysis) -> None:
+        """Keeps an analysis, without its heat maps; saving it again changes nothing.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        async with self._connection() as connection:
+            await connection.execute(
+                "INSERT INTO analyses (id, create_time, filename, sha256, analysis) VALUES (%s, %s, %s, %s, %s)"
+                " ON CONFLICT (id) DO NOTHING",
+                (
+                    _id_of(analysis.name),
+                    analysis.create_time.ToDatetime(dt.UTC),
+                    analysis.filename.replace("\0", ""),
+                    analysis.image.sha256,
+                    _without_maps(analysis).SerializeToString(),
+                ),
+            )
+
+    async def get(self, name: str) -> analysis_pb2.Analysis:
+        """The analysis of this name (analyses/{id}).
+
+        Raises:
+            NotFound: there is none.
+            Unavailable: the database is away.
+        """
+        async with self._connection() as connection:
+            cursor = await connection.execute("SELECT analysis FROM analyses WHERE id = %s", (_id_of(name),))
+            row = await cursor.fetchone()
+        if row is None:
+            raise NotFound("There is no such analysis.", metadata={"name": name})
+        return analysis_pb2.Analysis.FromString(row[0])
+
+    async def list(self, *, page_size: int, token: str, sha256: str) -> Page:
+        """Analyses, newest first.
+
+        Args:
+            page_size: at most this many.
+            token: of the previous page, or "".
+            sha256: only those of a file with this digest; "" for all.
+
+        Raises:
+            InvalidInput: the token is not one of ours.
+            Unavailable: the database is away.
+        """
+        before_time, before_id = _read_token(token)
+        async with self._connection() as connection:
+            cursor = await connection.execute(
+                "SELECT id, create_time, analysis FROM analyses"
+                " WHERE (create_time, id) < (%s, %s) AND (%s = '' OR sha256 = %s)"
+                " ORDER BY create_time DESC, id DESC LIMIT %s",
+                (before_time, before_id, sha256, sha256, page_size + 1),
+            )
+            rows = await cursor.fetchall()
+        analyses = [analysis_pb2.Analysis.FromString(row[2]) for row in rows[:page_size]]
+        more = len(rows) > page_size
+        return Page(analyses, _write_token(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
+
+    async def delete(self, name: str) -> None:
+        """Deletes the analysis of this name (analyses/{id}).
+
+        Raises:
+            NotFound: there is none.
+            Unavailable: the database is away.
+        """
+        async with self._connection() as connection:
+            cursor = await connection.execute("DELETE FROM analyses WHERE id = %s", (_id_of(name),))
+            deleted = cursor.rowcount
+        if not deleted:
+            raise NotFound("There is no such analysis.", metadata={"name": name})
+
+
+def _apply_migrations(url: str) -> int:
+    """Brings the schema up to date; returns how many migrations that took."""
+    scheme, _, rest = url.partition("://")
+    if scheme not in {"postgres", "postgresql"}:
+        raise ValueError("DATABASE_URL must start with postgresql://")
+    backend = yoyo.get_backend(f"postgresql+psycopg://{rest}")
+    try:
+        migrations = yoyo.read_migrations(str(MIGRATIONS))
+        with backend.lock(timeout=30):
+            missing = backend.to_apply(migrations)
+            backend.apply_migrations(missing)
+            return len(missing)
+    finally:
+        backend.connection.close()
+
+
+def _id_of(name: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(name.removeprefix("analyses/"))
+    except ValueError:
+        raise NotFound("There is no such analysis.", metadata={"name": name}) from None
+
+
+def _without_maps(analysis: analysis_pb2.Analysis) -> analysis_pb2.Analysis:
+    slim = analysis_pb2.Analysis()
+    slim.CopyFrom(analysis)
+    for finding in slim.findings:
+        finding.ClearField("heat_map")
+        finding.ClearField("reliability_map")
+    return slim
+
+
+def _write_token(create_time: dt.datetime, identifier: uuid.UUID) -> str:
+    return base64.urlsafe_b64encode(f"{create_time.isoformat()} {identifier}".encode()).decode()
+
+
+def _read_token(token: str) -> tuple[dt.datetime, uuid.UUID]:
+    if not token:
+        return dt.datetime.max.replace(tzinfo=dt.UTC), uuid.UUID(int=2**128 - 1)
+    try:
+        create_time, _, identifier = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
+        return dt.datetime.fromisoformat(create_time), uuid.UUID(identifier)
+    except (ValueError, binascii.Error):
+        raise InvalidInput("The page token is not valid.", field="page_token") from None
