@@ -1,0 +1,63 @@
+"""What the networks for age and gender share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["INPUT", "OUTPUT", "FaceNetwork", "distributions", "normalised"]
+
+INPUT: Final = "images"
+OUTPUT: Final = "probabilities"
+
+_MEANS: Final = np.array([122.781998, 117.000999, 104.297997], dtype=np.float32)
+"""Red, green, blue, of 255; from the package's manifest, as are the names and the scale."""
+_SCALE: Final = np.float32(1 / 256)
+
+E_co = TypeVar("E_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FaceNetwork(Generic[E_co]):
+    """A network that is asked about one aligned face at a time, many in a batch.
+
+    Attributes:
+        model: its name in the model repository.
+        chip_size: side of the aligned chip that it takes, in pixels.
+        prepare: chips, uint8 (chip_size, chip_size, 3) RGB, to its input tensor; the first dimension is the batch.
+        read: its output tensor to one estimate a face.
+        input, output: names of the tensors.
+    """
+
+    model: str
+    chip_size: int
+    prepare: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
+    read: Callable[[NDArray[np.floating]], list[E_co]]
+    input: str = INPUT
+    output: str = OUTPUT
+
+
+def normalised(chips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    """Chips, each uint8 (side, side, 3) RGB, as a batch: float32 (n, 3, side, side), (byte - mean) / 256."""
+    batch = (np.stack(list(chips)).astype(np.float32) - _MEANS) * _SCALE
+    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+
+
+def distributions(probabilities: NDArray[np.floating], classes: int) -> NDArray[np.float64]:
+    """A network's output, (n, classes), with every row scaled to sum to 1, which rounding may have cost it.
+
+    Raises:
+        ValueError: another shape, or numbers that are no probabilities.
+    """
+    rows = np.asarray(probabilities, dtype=np.float64)
+    if rows.ndim != 2 or rows.shape[1] != classes:
+        raise ValueError(f"expected (n, {classes}) probabilities, got {rows.shape}")
+    sums = rows.sum(axis=1, keepdims=True)
+    if not np.isfinite(rows).all() or (rows < 0).any() or (sums <= 0).any():
+        raise ValueError("the network's output is no distribution")
+    scaled: NDArray[np.float64] = rows / sums
+    return scaled

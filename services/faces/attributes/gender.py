@@ -1,0 +1,36 @@
+"""Apparent gender: two probabilities.
+
+The network is dlib's `dnn_gender_classifier_v1` (Cydral Technology, CC0): a ResNet on aligned chips of 32 x 32 pixels.
+It was trained on adults: of children it knows little.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.faces.attributes._network import FaceNetwork, distributions, normalised
+from services.faces.face import Gender, GenderEstimate
+
+__all__ = ["CLASSES", "NETWORK", "read"]
+
+CLASSES: Final = (Gender.FEMALE, Gender.MALE)
+"""By the network's index."""
+
+
+def read(probabilities: NDArray[np.floating]) -> list[GenderEstimate]:
+    """The network's output, (n, 2), as estimates; of two equal probabilities, the first class.
+
+    Raises:
+        ValueError: another shape, or numbers that are no probabilities.
+    """
+    estimates = []
+    for row in distributions(probabilities, len(CLASSES)):
+        best = int(np.argmax(row))
+        estimates.append(GenderEstimate(gender=CLASSES[best], probability=float(row[best])))
+    return estimates
+
+
+NETWORK: Final = FaceNetwork(model="gender", chip_size=32, prepare=normalised, read=read)

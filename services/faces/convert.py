@@ -1,0 +1,90 @@
+"""Between this service's vocabulary (`services.faces.face`) and the contracts'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pentimento.common.v1 import detection_pb2, face_pb2, geometry_pb2
+from pentimento.faces.v1 import faces_service_pb2 as pb
+
+from services.common.convert import point_to_proto, question_to_proto
+from services.common.errors import PentimentoError
+from services.faces.face import (
+    AgeEstimate,
+    Attribute,
+    Box,
+    DescribedFace,
+    DetectedFace,
+    FaceDetector,
+    GenderEstimate,
+    Landmarks,
+)
+from services.faces.models import MODELS
+
+__all__ = ["attributes_from_proto", "detector_from_proto", "face_to_proto", "missing_to_proto"]
+
+_QUESTIONS = {model.name: model.question for model in MODELS}
+
+
+def detector_from_proto(value: face_pb2.FaceDetector.ValueType) -> FaceDetector | None:
+    """The finder of the same name; None for FACE_DETECTOR_UNSPECIFIED."""
+    name = face_pb2.FaceDetector.Name(value).removeprefix("FACE_DETECTOR_")
+    return None if name == "UNSPECIFIED" else FaceDetector[name]
+
+
+def attributes_from_proto(values: Iterable[pb.FaceAttribute.ValueType]) -> frozenset[Attribute]:
+    """The attributes of the same names; FACE_ATTRIBUTE_UNSPECIFIED asks for nothing."""
+    names = {pb.FaceAttribute.Name(value).removeprefix("FACE_ATTRIBUTE_") for value in values}
+    return frozenset(Attribute[name] for name in names if name != "UNSPECIFIED")
+
+
+def face_to_proto(face: DetectedFace, described: DescribedFace | None = None) -> face_pb2.Face:
+    """A face and, where networks were asked about it, what they say."""
+    return face_pb2.Face(
+        box=_box_to_proto(face.box),
+        confidence=face.confidence,
+        detector=face_pb2.FaceDetector.Value(f"FACE_DETECTOR_{face.detector.name}"),
+        landmarks=_landmarks_to_proto(face.landmarks),
+        age=_age_to_proto(described.age) if described and described.age else None,
+        gender=_gender_to_proto(described.gender) if described and described.gender else None,
+    )
+
+
+def missing_to_proto(part: str, error: PentimentoError) -> detection_pb2.Missing:
+    """What could not be asked, and why."""
+    question = _QUESTIONS.get(part)
+    return detection_pb2.Missing(
+        part=part,
+        reason=error.reason,
+        message=error.message,
+        questions=[question_to_proto(question)] if question else [],
+    )
+
+
+def _box_to_proto(box: Box) -> geometry_pb2.Box:
+    return geometry_pb2.Box(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max)
+
+
+def _landmarks_to_proto(landmarks: Landmarks | None) -> list[geometry_pb2.Point]:
+    """In the contract's order, as far as the finder gives them: the corners of the mouth may be left out."""
+    if landmarks is None:
+        return []
+    points = [landmarks.right_eye, landmarks.left_eye, landmarks.nose]
+    if landmarks.mouth_right and landmarks.mouth_left:
+        points += [landmarks.mouth_right, landmarks.mouth_left]
+    return [point_to_proto(point) for point in points]
+
+
+def _age_to_proto(age: AgeEstimate) -> face_pb2.AgeEstimate:
+    return face_pb2.AgeEstimate(
+        years=age.years,
+        distribution=age.distribution,
+        range=age.age_range,
+        range_probability=age.range_probability,
+    )
+
+
+def _gender_to_proto(gender: GenderEstimate) -> face_pb2.GenderEstimate:
+    return face_pb2.GenderEstimate(
+        gender=face_pb2.Gender.Value(f"GENDER_{gender.gender.name}"), probability=gender.probability
+    )

@@ -1,0 +1,36 @@
+"""The models that the faces service asks, and what each answers."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from services.common.detection import Question
+from services.common.models import ModelPurpose
+
+__all__ = ["AGE", "FACENET", "FACENET_REALFAKE", "GENDER", "MODELS", "VGG16_CARTOON", "YUNET"]
+
+AGE: Final = ModelPurpose(
+    name="age",
+    description="ResNet of dlib's: apparent age of a face, as probabilities of the years 0 to 80.",
+)
+GENDER: Final = ModelPurpose(
+    name="gender",
+    description="ResNet of dlib's: apparent gender of a face.",
+    classes=("female", "male"),
+)
+YUNET: Final = ModelPurpose(name="yunet", description="YuNet: finds faces, with five landmarks each.")
+FACENET: Final = ModelPurpose(
+    name="facenet", description="InceptionResnetV1: embeds a face in 512 dimensions, to compare it with others."
+)
+FACENET_REALFAKE: Final = ModelPurpose(
+    name="facenet_realfake",
+    description="InceptionResnetV1, fine-tuned: says whether a face is real, or generated or swapped.",
+    question=Question.EDITED,
+)
+VGG16_CARTOON: Final = ModelPurpose(
+    name="vgg16_cartoon",
+    description="VGG16 with a head of our own: tells a drawn face from a person's.",
+    classes=("human", "cartoon"),
+)
+
+MODELS: Final = (AGE, GENDER, YUNET, FACENET, FACENET_REALFAKE, VGG16_CARTOON)

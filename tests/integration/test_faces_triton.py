@@ -1,0 +1,146 @@
+"""Age and gender of a known portrait, by the real networks in the real Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from pentimento.common.v1 import face_pb2, model_pb2
+from pentimento.faces.v1 import faces_service_pb2 as pb
+from pentimento.faces.v1 import faces_service_pb2_grpc as pb_grpc
+from skimage import data
+from tritonclient import grpc as triton
+from tritonclient.utils import InferenceServerException
+
+from services.common.images import encode_png
+from services.common.server import running_server
+from services.faces.main import wire
+from services.faces.settings import FacesSettings
+from triton_models.layout import data_folder
+
+pytestmark = pytest.mark.integration
+
+START_SECONDS = 60
+PORTRAIT = encode_png(data.astronaut())
+AGE_AND_GENDER = [pb.FACE_ATTRIBUTE_AGE, pb.FACE_ATTRIBUTE_GENDER]
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory) -> Iterator[FacesSettings]:
+    """The settings of a faces service with a Triton of its own."""
+    home = tmp_path_factory.mktemp("home")
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+    grpc_port, http_port, metrics_port = (each.getsockname()[1] for each in sockets)
+    for each in sockets:
+        each.close()
+    environment = {
+        **os.environ,
+        # What `make` has fetched already is taken from there; the rest is downloaded.
+        "PENTIMENTO_MODEL_MIRROR": os.environ.get("PENTIMENTO_MODEL_MIRROR") or str(data_folder() / "models"),
+        "PENTIMENTO_HOME": str(home),
+        "PENTIMENTO_TRITON_GRPC_PORT": str(grpc_port),
+        "PENTIMENTO_TRITON_HTTP_PORT": str(http_port),
+        "PENTIMENTO_TRITON_METRICS_PORT": str(metrics_port),
+    }
+    subprocess.run([sys.executable, "-m", "triton_models.fetch", "--strict"], env=environment, check=True)
+    with (home / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, "-m", "local.triton"], env=environment, stdout=log, stderr=log)
+    try:
+        _wait_until_ready(f"127.0.0.1:{grpc_port}", process, home / "log")
+        yield FacesSettings(
+            listen="127.0.0.1:0",
+            drain_seconds=0,
+            grace_seconds=1,
+            triton_address=f"127.0.0.1:{grpc_port}",
+            home=home,
+        )
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    with triton.InferenceServerClient(address) as client:
+        while True:
+            try:
+                if client.is_server_ready():
+                    return
+            except InferenceServerException:
+                pass
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+
+
+@asynccontextmanager
+async def serving(settings: FacesSettings):
+    async with wire(settings) as register, running_server(settings, register) as (_, port):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            yield pb_grpc.FacesServiceStub(channel)
+
+
+@pytest.mark.parametrize("finder", [face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_HAAR])
+async def test_the_astronaut_is_a_woman_in_mid_life(deployment, finder):
+    async with serving(deployment) as stub:
+        answer = await stub.Analyze(pb.AnalyzeRequest(image=PORTRAIT, face_detector=finder, attributes=AGE_AND_GENDER))
+    assert not answer.report.missing
+    (face,) = answer.faces
+    age, gender = face.age, face.gender
+    print(f"{age.years:.1f} years, {age.range} with {age.range_probability:.2f}; {gender}")  # noqa: T201 - for pytest -s
+    assert 28 < age.years < 52
+    assert len(age.distribution) == 81
+    assert sum(age.distribution) == pytest.approx(1, abs=1e-6)
+    assert sum(year * share for year, share in enumerate(age.distribution)) == pytest.approx(age.years)
+    assert age.range in {"(25-32)", "(38-43)", "(48-53)"}
+    assert gender.gender == face_pb2.GENDER_FEMALE
+    assert gender.probability > 0.9
+
+
+async def test_every_face_of_a_crowd_gets_the_answer_that_it_gets_alone(deployment):
+    portrait = data.astronaut()[:, 60:420]
+    crowd = np.concatenate([np.concatenate([portrait] * 6, axis=1)] * 6, axis=0)  # 36 faces: more than one batch takes
+    async with serving(deployment) as stub:
+        started = time.perf_counter()
+        answer = await stub.Analyze(pb.AnalyzeRequest(image=encode_png(crowd), attributes=AGE_AND_GENDER))
+        print(f"{len(answer.faces)} faces in {time.perf_counter() - started:.2f} s")  # noqa: T201 - for pytest -s
+    assert len(answer.faces) >= 34
+    assert not answer.report.missing
+    assert all(28 < face.age.years < 52 for face in answer.faces)
+    assert all(face.gender.gender == face_pb2.GENDER_FEMALE for face in answer.faces)
+
+
+async def test_many_clients_get_their_own_answers(deployment):
+    pictures = [PORTRAIT, encode_png(data.coffee()), encode_png(np.fliplr(data.astronaut()))] * 4
+    async with serving(deployment) as stub:
+        requests = [pb.AnalyzeRequest(image=picture, attributes=AGE_AND_GENDER) for picture in pictures]
+        answers = await asyncio.gather(*(stub.Analyze(request) for request in requests))
+    assert [len(answer.faces) for answer in answers] == [1, 0, 1] * 4
+    middles = [(a.faces[0].box.x_min + a.faces[0].box.x_max) / 2 for a in answers if a.faces]
+    assert all(middle < 256 for middle in middles[::2])
+    assert all(middle > 256 for middle in middles[1::2])
+    years = [answer.faces[0].age.years for answer in answers if answer.faces]
+    assert years[0] == pytest.approx(years[1], abs=5), "a mirrored face is as old"
+
+
+async def test_the_models_are_listed_as_they_are(deployment):
+    async with serving(deployment) as stub:
+        models = {model.name: model for model in (await stub.ListModels(pb.ListModelsRequest())).models}
+    for name, size, classes in (("age", 64, 81), ("gender", 32, 2)):
+        assert models[name].state == model_pb2.MODEL_STATE_READY
+        assert len(models[name].digest) == 64
+        assert models[name].license == "CC0-1.0"
+        assert list(models[name].inputs[0].shape)[1:] == [3, size, size]
+        assert list(models[name].outputs[0].shape)[1:] == [classes]
+    assert list(models["gender"].classes) == ["female", "male"]
+    assert models["yunet"].state == model_pb2.MODEL_STATE_NOT_INSTALLED

@@ -1,0 +1,93 @@
+"""What becomes of a face when networks answer, refuse or are away. The client here only fails or gives fixed rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.common.errors import DeadlineExceeded, ModelUnavailable
+from services.common.limiter import WorkLimiter
+from services.faces.describing import MAX_BATCH, VIEWS, Describer
+from services.faces.face import Attribute, Box, DetectedFace, FaceDetector
+
+FACE = DetectedFace(box=Box(177, 82, 272, 177), confidence=0.9, detector=FaceDetector.HAAR)
+AGE_AND_GENDER = frozenset({Attribute.AGE, Attribute.GENDER})
+
+
+class Client:
+    """Rows that grow with the index, and the failures that it is told to have."""
+
+    def __init__(self, **failures: Exception) -> None:
+        self.failures = failures
+        self.batches: list[tuple[str, int]] = []
+
+    async def infer(self, model, inputs, outputs):
+        self.batches.append((model, len(inputs["images"])))
+        if model in self.failures:
+            raise self.failures[model]
+        return {"probabilities": np.full((len(inputs["images"]), {"age": 81, "gender": 2}[model]), 0.1)}
+
+
+@pytest.fixture
+def limiter():
+    limiter = WorkLimiter(workers=1, queue=50)
+    yield limiter
+    limiter.close()
+
+
+async def test_all_faces_go_in_one_batch_a_network(astronaut, limiter):
+    client = Client()
+    description = await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE] * 5, AGE_AND_GENDER)
+    assert sorted(client.batches) == [("age", 5 * VIEWS), ("gender", 5 * VIEWS)]
+    assert not description.unanswered
+    assert all(face.age and face.gender for face in description.faces)
+
+
+async def test_more_faces_than_a_batch_takes_are_split(astronaut, limiter):
+    client = Client()
+    faces = [FACE] * (MAX_BATCH + 3)
+    description = await Describer(client, limiter, biometrics=True).describe(astronaut, faces, {Attribute.AGE})
+    assert sorted(client.batches) == [("age", 3 * VIEWS), ("age", MAX_BATCH * VIEWS)]
+    assert len(description.faces) == MAX_BATCH + 3
+
+
+@pytest.mark.parametrize("error", [ModelUnavailable("age"), DeadlineExceeded("too late")])
+async def test_a_network_that_fails_costs_no_other_its_answer(astronaut, limiter, error):
+    describer = Describer(Client(age=error), limiter, biometrics=True)
+    description = await describer.describe(astronaut, [FACE], AGE_AND_GENDER)
+    (face,) = description.faces
+    assert face.age is None
+    assert face.gender is not None
+    assert description.unanswered == {"age": error}
+
+
+async def test_without_triton_the_faces_remain(astronaut, limiter):
+    client = Client(age=ModelUnavailable("age"), gender=ModelUnavailable("gender"))
+    description = await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE], AGE_AND_GENDER)
+    assert [face.face for face in description.faces] == [FACE]
+    assert set(description.unanswered) == {"age", "gender"}
+
+
+async def test_networks_of_a_later_version_are_missing_by_name(astronaut, limiter):
+    description = await Describer(Client(), limiter, biometrics=True).describe(astronaut, [FACE], ())
+    assert {model: error.reason for model, error in description.unanswered.items()} == {
+        "vgg16_cartoon": "MODEL_NOT_INSTALLED",
+        "facenet_realfake": "MODEL_NOT_INSTALLED",
+    }
+
+
+async def test_without_a_face_nothing_is_asked_and_nothing_missing(astronaut, limiter):
+    client = Client()
+    description = await Describer(client, limiter, biometrics=True).describe(astronaut, [], ())
+    assert (description.faces, description.unanswered, client.batches) == ((), {}, [])
+
+
+async def test_forbidden_attributes_are_not_asked_and_named_if_wanted(astronaut, limiter):
+    client = Client()
+    describer = Describer(client, limiter, biometrics=False)
+    asked = await describer.describe(astronaut, [FACE], {Attribute.AGE})
+    assert {name: error.reason for name, error in asked.unanswered.items()} == {"age": "BIOMETRICS_DISABLED"}
+    everything = await describer.describe(astronaut, [FACE], ())
+    assert not {"age", "gender"} & set(everything.unanswered)
+    assert everything.faces[0].age is None
+    assert client.batches == []
