@@ -99,7 +99,9 @@ local function unwrap(handle)
   end
 end
 
-local function finish(headers)
+-- An answer whose status the orchestrator chose says itself when to come back, if that helps (a model that is not
+-- installed is not there in a second either).
+local function finish(headers, chosen)
   -- These belong to gRPC; its status is in the body.
   for _, name in ipairs({"status", "message", "status-details-bin", "encoding", "accept-encoding"}) do
     headers:remove("grpc-" .. name)
@@ -107,7 +109,7 @@ local function finish(headers)
   local status = headers:get(":status")
   if status == "429" then
     add_missing(headers, "retry-after", headers:get("x-ratelimit-reset") or "1")
-  elseif status == "503" then
+  elseif status == "503" and not chosen then
     add_missing(headers, "retry-after", "1")
   end
 end
@@ -137,5 +139,5 @@ function envoy_on_response(handle)
   else
     unwrap(handle)
   end
-  finish(handle:headers())
+  finish(handle:headers(), chosen)
 end

@@ -15,6 +15,7 @@ from services.common.context import outbound_metadata, time_remaining
 from services.common.errors import (
     ERROR_DOMAIN,
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     ModelUnavailable,
     NotFound,
@@ -101,6 +102,7 @@ def _own_error(error: grpc.aio.AioRpcError) -> PentimentoError | None:
     classes: dict[grpc.StatusCode, type[PentimentoError]] = {
         grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
         grpc.StatusCode.NOT_FOUND: NotFound,
+        grpc.StatusCode.PERMISSION_DENIED: Forbidden,
         grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
         grpc.StatusCode.UNIMPLEMENTED: NotImplementedYet,
         grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -12,6 +12,7 @@ and the request id, nothing more.
     │   ├── TooLarge                                       too many bytes, pixels or frames
     │   └── RejectedUrl                                    a URL that may not, or cannot, be fetched
     ├── NotFound                     NOT_FOUND
+    ├── Forbidden                    PERMISSION_DENIED     the deployment does not allow it
     ├── Overloaded                   RESOURCE_EXHAUSTED    nothing wrong with the request: try again later
     ├── DeadlineExceeded             DEADLINE_EXCEEDED
     ├── Unavailable                  UNAVAILABLE           a part of the mesh cannot answer now
@@ -30,6 +31,7 @@ __all__ = [
     "ERROR_DOMAIN",
     "DamagedImage",
     "DeadlineExceeded",
+    "Forbidden",
     "InvalidInput",
     "ModelUnavailable",
     "NotFound",
@@ -111,6 +113,13 @@ class NotFound(PentimentoError):
 
     code = StatusCode.NOT_FOUND
     default_reason = "NOT_FOUND"
+
+
+class Forbidden(PentimentoError):
+    """This deployment does not allow what was asked for, whoever asks."""
+
+    code = StatusCode.PERMISSION_DENIED
+    default_reason = "FORBIDDEN"
 
 
 class Overloaded(PentimentoError):

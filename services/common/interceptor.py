@@ -7,6 +7,7 @@ runs; whatever it raises becomes a `google.rpc.Status`; the call is counted, tim
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -91,14 +92,14 @@ def _invalid_status(violations: Sequence[protovalidate.Violation], request_id: s
 
 
 def _seconds_left(context: Context, metadata: dict[str, Any]) -> float | None:
-    """The caller's patience: the gRPC deadline or, for a transcoded request, what Envoy grants it."""
-    remaining: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
-    if remaining is not None:
-        return remaining
-    try:
-        return float(metadata[ENVOY_TIMEOUT_KEY]) / 1000 or None
-    except (KeyError, ValueError):
-        return None
+    """The caller's patience: the gRPC deadline or what Envoy grants the request, whichever ends first."""
+    granted: list[float] = []
+    deadline: float | None = context.time_remaining()  # None without a deadline, whatever the stubs say
+    if deadline is not None:
+        granted.append(deadline)
+    with contextlib.suppress(KeyError, ValueError):
+        granted.append(float(metadata[ENVOY_TIMEOUT_KEY]) / 1000)
+    return min((seconds for seconds in granted if seconds > 0), default=None)
 
 
 class CallInterceptor(grpc.aio.ServerInterceptor):

@@ -19,31 +19,31 @@ from services.deeplearning.models import MODELS
 from services.deeplearning.servicer import DeepLearningServicer
 from services.deeplearning.settings import DeepLearningSettings
 
+__all__ = ["NAME", "main", "wire"]
+
 NAME = "deeplearning"
 
 
 def main() -> None:
     """Serves until told to stop."""
     settings = load_settings(DeepLearningSettings)
+    run_server(NAME, VERSION, settings, lambda: wire(settings))
 
-    @asynccontextmanager
-    async def wire() -> AsyncIterator[Register]:
-        async with TritonClient.connect(
-            settings.triton_address, timeout_seconds=settings.triton_timeout_seconds
-        ) as triton:
 
-            async def invoke(detector: NetworkDetector, picture: Picture) -> Finding:
-                return await detector(picture, triton)
+@asynccontextmanager
+async def wire(settings: DeepLearningSettings) -> AsyncIterator[Register]:
+    """What the service needs, for as long as it serves."""
+    async with TritonClient.connect(settings.triton_address, timeout_seconds=settings.triton_timeout_seconds) as triton:
 
-            limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
-            catalogue = ModelCatalogue(MODELS, triton, settings.home)
-            analyzer = Analyzer(
-                NAME, registry.load("services.deeplearning.detectors"), invoke, digest_of=catalogue.digest_of
-            )
-            servicer = DeepLearningServicer(analyzer, catalogue, limiter, settings.image_limits)
-            try:
-                yield servicer.register
-            finally:
-                limiter.close()
+        async def invoke(detector: NetworkDetector, picture: Picture) -> Finding:
+            return await detector(picture, triton)
 
-    run_server(NAME, VERSION, settings, wire)
+        limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
+        catalogue = ModelCatalogue(MODELS, triton, settings.home)
+        detectors = registry.load("services.deeplearning.detectors")
+        analyzer = Analyzer(NAME, detectors, invoke, digest_of=catalogue.digest_of)
+        servicer = DeepLearningServicer(analyzer, catalogue, limiter, settings.image_limits)
+        try:
+            yield servicer.register
+        finally:
+            limiter.close()

@@ -13,21 +13,24 @@ from services.common.version import VERSION
 from services.passive.detectors import registry
 from services.passive.servicer import PassiveServicer
 
+__all__ = ["NAME", "main", "wire"]
+
 NAME = "passive"
 
 
 def main() -> None:
     """Serves until told to stop."""
     settings = load_settings(ServiceSettings)
+    run_server(NAME, VERSION, settings, lambda: wire(settings))
 
-    @asynccontextmanager
-    async def wire() -> AsyncIterator[Register]:
-        limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
-        analyzer = Analyzer(NAME, registry.load("services.passive.detectors"), limiter.run)
-        servicer = PassiveServicer(analyzer, limiter, settings.image_limits)
-        try:
-            yield servicer.register
-        finally:
-            limiter.close()
 
-    run_server(NAME, VERSION, settings, wire)
+@asynccontextmanager
+async def wire(settings: ServiceSettings) -> AsyncIterator[Register]:
+    """What the service needs, for as long as it serves."""
+    limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
+    analyzer = Analyzer(NAME, registry.load("services.passive.detectors"), limiter.run)
+    servicer = PassiveServicer(analyzer, limiter, settings.image_limits)
+    try:
+        yield servicer.register
+    finally:
+        limiter.close()

@@ -56,9 +56,7 @@ async def serving(detectors=None, servicer_class=PassiveServicer, queue=16):
 def broken_registry() -> Registry:
     broken = Registry("passive")
 
-    @broken.detector(
-        name="broken", version="1", title="Broken", question=Question.EDITED, techniques=[Technique.OTHER]
-    )
+    @broken.detector(name="broken", version="1", title="Broken", question=Question.EDITED, techniques=[Technique.OTHER])
     def detect(picture) -> Finding:
         """Always fails."""
         raise RuntimeError("secret path /etc/shadow")

@@ -1,0 +1,81 @@
+"""What happens when a part dies: no hang, partial results that say what is missing, and recovery without a hand."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import httpx
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+# part -> what a report lists as missing while it is away
+MISSING = {
+    "passive": "passive",
+    "deeplearning": "deeplearning",
+    "faces": "faces",
+    "triton": "age",
+    "postgres": "database",
+    "orchestrator": None,
+    "envoy": None,
+}
+
+
+@pytest.mark.parametrize("part", MISSING)
+def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
+    mesh.wait_until_healthy()
+    answers: list[tuple[int, float, float, set[str]]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                answer = httpx.post(f"{mesh.url}/analyze/image", files={"file": ("portrait.jpg", portrait)}, timeout=30)
+                status, body = answer.status_code, answer.json()
+            except httpx.TransportError:
+                status, body = 0, {}
+            missing = {item["part"] for item in (body.get("data") or {}).get("missing", [])}
+            answers.append((status, started, time.monotonic() - started, missing))
+            time.sleep(0.05)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    time.sleep(1.0)
+    killed_at = time.monotonic()
+    mesh.kill(part)
+    try:
+        time.sleep(0.5)
+        mesh.wait_until_healthy(60)
+        recovered_at = time.monotonic()
+        time.sleep(1.5)
+    finally:
+        stop.set()
+        asking.join()
+
+    assert max(seconds for _, _, seconds, _ in answers) < 15, "a request hung"
+    # A process that is being replaced refuses connections (0), or the edge says 503; nothing else.
+    assert {status for status, *_ in answers} <= {200, 0, 503}
+    failures = [start for status, start, *_ in answers if status != 200]
+    assert all(killed_at - 2 <= start <= recovered_at + 1 for start in failures), "failed outside of the restart"
+    assert answers[-1][0] == 200
+    whole = answers[0][3]
+    assert answers[-1][3] == whole, "something is still missing after recovery"
+    if MISSING[part] is None:
+        return
+    assert not failures, "only the front door's own absence may fail a request"
+    assert any(MISSING[part] in missing for _, _, _, missing in answers), "its absence was not reported"
+
+
+def test_nothing_is_left_behind(tmp_path):
+    from mesh import Mesh
+
+    mesh = Mesh(tmp_path / "home")
+    mesh.start()
+    assert mesh.pids()
+    mesh.stop()
+    deadline = time.monotonic() + 10
+    while mesh.pids() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not mesh.pids()
