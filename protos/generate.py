@@ -87,10 +87,8 @@ def main() -> None:
     _run_protoc([f"--python_out={STUBS}", f"--mypy_out=quiet:{STUBS}", *(str(path) for path in third_party)])
     details = [str(GOOGLEAPIS / "google" / "rpc" / name) for name in GOOGLE_RPC]
     _run_protoc(["--include_imports", f"--descriptor_set_out={DESCRIPTOR}", *ours, *details])
-    for folder in {path.parent for path in STUBS.rglob("*_pb2.py")}:
-        while folder != STUBS:
-            (folder / "__init__.py").touch()
-            folder = folder.parent
+    for package in {parent for path in STUBS.rglob("*_pb2.py") for parent in path.parents if STUBS in parent.parents}:
+        (package / "__init__.py").touch()
     STAMP.write_text(digest)
 
 

@@ -1,5 +1,4 @@
 """The edge: a real Envoy in front of a small gRPC server with canned answers."""
-# ruff: noqa: N802 - RPCs are named by the contract
 
 from __future__ import annotations
 
