@@ -1,0 +1,242 @@
+"""The commands behind `make evaluate`, `make calibrate` and `make evaluate-gate`.
+
+python -m evaluation run DATA [--split dev] [--with passive] [--only copy_move] [--degrade jpeg] [--out FOLDER]
+python -m evaluation calibrate DATA [--split calibrate] [--out evaluation/calibration.json]
+python -m evaluation gate
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from evaluation.calibration.artefact import load, refuse_same_sources, save
+from evaluation.calibration.fit import fit_calibration
+from evaluation.calibration.samples import Samples as CalibrationSamples
+from evaluation.degradation import curves, laundering
+from evaluation.gate import run_gate
+from evaluation.metrics.errors import MetricError
+from evaluation.plots import alarm_rate, draw
+from evaluation.report import figures_of, is_positive, markdown, to_json
+from evaluation.runner import Degrading, Results, by_subject, run
+from evaluation.samples import DataError, Sample, load_samples
+from evaluation.scenes import compose_scenes
+from services.common.calibration import Calibration
+from services.common.detection import Question
+
+BAD_FILES_SHOWN = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except (DataError, MetricError, ValueError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m evaluation", description="How good is every detector?")
+    commands = parser.add_subparsers(required=True)
+
+    measure = commands.add_parser("run", help="measure subjects on labelled pictures")
+    _data_options(measure)
+    measure.add_argument("--split", help="only this split of a manifest")
+    measure.add_argument("--degrade", default="", help="curves (with commas), `laundering`, or `all`")
+    measure.add_argument("--camera-file", type=Path, help="a camera's JPEG whose metadata is planted by laundering")
+    measure.add_argument(
+        "--calibration", type=Path, help="artefact to report on; refused on the sources it was fitted on"
+    )
+    measure.add_argument("--out", type=Path, default=Path(".pentimento/evaluation"), help="folder of the results")
+    measure.set_defaults(command=_run)
+
+    calibrate = commands.add_parser("calibrate", help="fit what scores are worth")
+    _data_options(calibrate)
+    calibrate.add_argument("--split", default="calibrate", help="split to fit on")
+    calibrate.add_argument("--out", type=Path, default=Path("evaluation/calibration.json"), help="the artefact")
+    calibrate.add_argument(
+        "--results", type=Path, default=Path(".pentimento/calibration"), help="folder of the results"
+    )
+    calibrate.set_defaults(command=_calibrate)
+
+    scenes = commands.add_parser("scenes", help="compose scenes with faces at known places out of aligned portraits")
+    scenes.add_argument("data", type=Path, help="a manifest (CSV) or a folder with portraits")
+    scenes.add_argument("--split", help="only this split of a manifest")
+    scenes.add_argument("--sets", default="", help="only these sets of a manifest, with commas")
+    scenes.add_argument("--match", default="", help="only pictures with this in their path")
+    scenes.add_argument("--count", type=int, default=300, help="scenes with faces, and as many without")
+    scenes.add_argument("--out", type=Path, default=Path(".pentimento/scenes"), help="folder of the scenes")
+    scenes.set_defaults(command=_scenes)
+
+    gate = commands.add_parser("gate", help="detectors on a set that the repository makes for itself")
+    gate.set_defaults(command=_gate)
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="a manifest (CSV) or a folder")
+    parser.add_argument("--sets", default="", help="only these sets of a manifest, with commas")
+    parser.add_argument(
+        "--with",
+        dest="arrangements",
+        action="append",
+        help="passive (default), faces, mesh:URL or peer:NAME=COMMAND; may be given several times",
+    )
+    parser.add_argument("--only", default="", help="only these subjects, with commas")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes")
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
+
+
+def _measured(
+    options: argparse.Namespace, folder: Path, degradings: Sequence[Degrading]
+) -> tuple[Results, list[Sample], dict[str, str]]:
+    loaded = load_samples(options.data, split=options.split, sets=_words(options.sets))
+    for reason, count in loaded.left_out.items():
+        print(f"left out: {count} pictures ({reason})")
+    results = run(
+        loaded.samples,
+        options.arrangements or ["passive"],
+        folder / "results.jsonl",
+        degradings=degradings,
+        camera_file=getattr(options, "camera_file", None),
+        only=_words(options.only),
+        jobs=options.jobs,
+    )
+    for name, reason in results.bad_files[:BAD_FILES_SHOWN]:
+        print(f"bad file: {name}: {reason}")
+    if len(results.bad_files) > BAD_FILES_SHOWN:
+        print(f"and {len(results.bad_files) - BAD_FILES_SHOWN} more bad files")
+    return results, list(loaded.samples), dict(loaded.notes)
+
+
+def _degradings(options: argparse.Namespace) -> list[Degrading]:
+    chosen = [Degrading()]
+    words = _words(options.degrade)
+    cases = [case.name for case in laundering(options.camera_file.read_bytes() if options.camera_file else None)]
+    for word in [*curves(), "laundering"] if words == ["all"] else words:
+        if word == "laundering":
+            chosen += [Degrading(name, 0.0) for name in cases if name not in curves()]
+        elif word in curves():
+            chosen += [Degrading(word, level) for level in curves()[word].levels]
+        else:
+            raise ValueError(f"unknown degradation {word}; there are {', '.join(curves())}, laundering and all")
+    return chosen
+
+
+def _run(options: argparse.Namespace) -> int:
+    calibration: Calibration | None = load(options.calibration) if options.calibration else None
+    degradings = _degradings(options)
+    results, samples, notes = _measured(options, options.out, degradings)
+    if calibration is not None:
+        refuse_same_sources(calibration, {sample.source for sample in samples})
+    figures = figures_of(results, samples, calibration=calibration)
+    pictures = draw(results, samples, options.out / "plots", calibration=calibration)
+    text = markdown(figures)
+    if len(degradings) > 1:
+        text += "\n" + _robustness(results, samples)
+    if notes:
+        text += "\n" + "\n".join(f"- {name}: {note}" for name, note in notes.items()) + "\n"
+    (options.out / "report.md").write_text(text, encoding="utf-8")
+    (options.out / "report.json").write_text(json.dumps(to_json(figures), indent=1) + "\n", encoding="utf-8")
+    print(text)
+    print(f"{len(results.records)} results; report.md, report.json and {len(pictures)} plots are in {options.out}")
+    return 0
+
+
+def _robustness(results: Results, samples: Sequence[Sample]) -> str:
+    named = {sample.name: sample for sample in samples}
+    lines = ["## Robustness: alarms at the shipped threshold", ""]
+    for subject in results.subjects:
+        records = by_subject(results.records).get(subject.name, [])
+        if subject.question is None or not records:
+            continue
+        lines += [f"### {subject.title}", "", "| degradation | level | found | accused |", "|---|---|---|---|"]
+        for name, level in sorted({(record.degradation, record.level) for record in records}):
+            at = [record for record in records if (record.degradation, record.level) == (name, level)]
+            rates = [alarm_rate(subject, at, named, positive=positive) for positive in (True, False)]
+            shown = ["-" if rate is None else f"{rate:.1%}" for rate in rates]
+            lines.append(f"| {name} | {level:g} | {shown[0]} | {shown[1]} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    results, samples, _ = _measured(options, options.results, [Degrading()])
+    named = {sample.name: sample for sample in samples}
+    by_name = {
+        subject.name: {record.sample: record for record in by_subject(results.records).get(subject.name, [])}
+        for subject in results.subjects
+    }
+    fitted_on = {}
+    for question in Question:
+        subjects = [subject for subject in results.subjects if subject.question is question]
+        relevant = [
+            name
+            for name, sample in named.items()
+            if any(is_positive(subject, sample) is not None and name in by_name[subject.name] for subject in subjects)
+        ]
+        if not relevant:
+            continue
+        labels = [any(is_positive(subject, named[name]) for subject in subjects) for name in relevant]
+        scores = {
+            subject.name: [
+                by_name[subject.name][name].score
+                if name in by_name[subject.name] and is_positive(subject, named[name]) is not None
+                else None
+                for name in relevant
+            ]
+            for subject in subjects
+        }
+        fitted_on[question] = CalibrationSamples.of(labels, [named[name].source for name in relevant], scores)
+    calibration = fit_calibration(fitted_on, {subject.name: subject.version for subject in results.subjects})
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    save(calibration, options.out)
+    for name, detector in calibration.detectors.items():
+        cllr = detector.cross_validated_cllr[detector.method]
+        low, high = detector.score_map.bounds
+        print(
+            f"{name}: {detector.positives} false and {detector.negatives} honest pictures, {detector.method}, "
+            f"Cllr {cllr:.3f} bits on sources left out, log10 ratio within {low:.2f} to {high:.2f}"
+        )
+    for name, reason in calibration.uncalibrated.items():
+        print(f"{name}: not calibrated: {reason}")
+    print(f"written: {options.out}")
+    return 0
+
+
+def _scenes(options: argparse.Namespace) -> int:
+    loaded = load_samples(options.data, split=options.split, sets=_words(options.sets))
+    portraits = [sample for sample in loaded.samples if options.match in sample.name]
+    manifest = compose_scenes(portraits, options.out, count=options.count)
+    print(f"{2 * options.count} scenes out of {len(portraits)} portraits: {manifest}")
+    return 0
+
+
+def _gate(_: argparse.Namespace) -> int:
+    started = time.monotonic()
+    results = run_gate()
+    for result in results:
+        accused = f" ({', '.join(result.accused)})" if result.accused else ""
+        print(
+            f"{result.subject.name}: accuses {len(result.accused)} of {result.honest} honest pictures{accused}, "
+            f"finds {result.found} of {result.planted} planted forgeries"
+        )
+        for failure in result.failures:
+            print(f"  FAILED: {failure}")
+    failed = [result for result in results if result.failures]
+    print(f"the gate took {time.monotonic() - started:.0f} s: {'FAILED' if failed else 'passed'}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

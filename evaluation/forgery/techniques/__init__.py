@@ -1,0 +1,1 @@
+"""The ways to forge: one a file, each registering itself (`evaluation.forgery._registry`)."""
