@@ -55,6 +55,8 @@ def _parser() -> argparse.ArgumentParser:
         "--calibration", type=Path, help="artefact to report on; refused on the sources it was fitted on"
     )
     measure.add_argument("--out", type=Path, default=Path(".pentimento/evaluation"), help="folder of the results")
+    measure.add_argument("--page", type=Path, help="page whose section is to be written anew, such as docs/quality.md")
+    measure.add_argument("--section", default="detectors", help="name of that section")
     measure.set_defaults(command=_run)
 
     calibrate = commands.add_parser("calibrate", help="fit what scores are worth")
@@ -148,9 +150,21 @@ def _run(options: argparse.Namespace) -> int:
         text += "\n" + "\n".join(f"- {name}: {note}" for name, note in notes.items()) + "\n"
     (options.out / "report.md").write_text(text, encoding="utf-8")
     (options.out / "report.json").write_text(json.dumps(to_json(figures), indent=1) + "\n", encoding="utf-8")
+    if options.page:
+        _write_section(options.page, options.section, text)
     print(text)
     print(f"{len(results.records)} results; report.md, report.json and {len(pictures)} plots are in {options.out}")
     return 0
+
+
+def _write_section(page: Path, section: str, text: str) -> None:
+    """Replaces what stands between the marks of a section; the prose around it is a person's."""
+    begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
+    before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closing, after = rest.partition(end)
+    if not mark or not closing:
+        raise ValueError(f"{page} has no section {section} (marked by {begin} and {end})")
+    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
 
 
 def _robustness(results: Results, samples: Sequence[Sample]) -> str:
