@@ -9,9 +9,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
-from pentimento.common.v1 import detection_pb2, report_pb2
+from pentimento.common.v1 import detection_pb2, evidence_pb2, report_pb2
 
-from services.common.convert import detector_to_proto, finding_to_proto, image_info_to_proto, question_to_proto
+from services.common.convert import (
+    detector_to_proto,
+    evidence_to_proto,
+    finding_to_proto,
+    image_info_to_proto,
+    metric_to_proto,
+    question_to_proto,
+    signal_to_proto,
+)
 from services.common.detection import Applicability, DetectorSpec, Finding, Registry
 from services.common.errors import InvalidInput, PentimentoError
 from services.common.images import Picture
@@ -24,10 +32,13 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one detector: its finding and, if it could not be asked, what is missing."""
+    """What became of one detector: its finding, what it read and measured, and what is missing if it failed."""
 
     finding: detection_pb2.Finding
-    missing: detection_pb2.Missing | None
+    evidence: Sequence[evidence_pb2.Evidence] = ()
+    metrics: Sequence[evidence_pb2.MetricResult] = ()
+    signals: Sequence[evidence_pb2.Signal] = ()
+    missing: detection_pb2.Missing | None = None
 
 
 class Analyzer:
@@ -94,6 +105,9 @@ class Analyzer:
         return report_pb2.AnalyzerReport(
             image=image_info_to_proto(picture.info),
             findings=[result.finding for result in results],
+            evidence=[piece for result in results for piece in result.evidence],
+            metrics=[metric for result in results for metric in result.metrics],
+            signals=[signal for result in results for signal in result.signals],
             missing=[result.missing for result in results if result.missing],
             duration_seconds=time.perf_counter() - started,
         )
@@ -133,4 +147,10 @@ class Analyzer:
                 message=finding.explanation,
                 questions=[question_to_proto(spec.question)],
             )
-        return Result(message, missing)
+        return Result(
+            message,
+            evidence=[evidence_to_proto(piece) for piece in finding.evidence],
+            metrics=[metric_to_proto(metric) for metric in finding.metrics],
+            signals=[signal_to_proto(signal) for signal in finding.signals],
+            missing=missing,
+        )

@@ -134,53 +134,6 @@ class Region:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one detector says about one picture.
-
-    Attributes:
-        applicability: whether it could look at all; unless APPLIED, `score` is None and `explanation` says why.
-        score: 0-1, higher means more suspicious; a score, not a probability.
-        log10_likelihood_ratio: log10 of P(score | false) / P(score | honest), if a calibration or a measured table
-            gives one; None means that this finding moves no verdict.
-        calibrated: True if the likelihood ratio comes from a fitted calibration, False if from a stated table.
-        explanation: one or two sentences for a person, with the facts that decided.
-        technique: what it saw, or None where the detector does not tell.
-        heat_map: float32 (h, w) in 0-1 at any resolution over the whole upright picture, 1 = suspect; or None.
-        reliability_map: float32 (h, w) in 0-1, same grid as heat_map: how far to trust it there; or None.
-        regions: outlines for drawing, most suspect first.
-        details: further facts, JSON-serialisable.
-    """
-
-    applicability: Applicability
-    score: float | None
-    explanation: str
-    log10_likelihood_ratio: float | None = None
-    calibrated: bool = False
-    technique: Technique | None = None
-    heat_map: NDArray[np.float32] | None = None
-    reliability_map: NDArray[np.float32] | None = None
-    regions: tuple[Region, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        applied = self.applicability is Applicability.APPLIED
-        if applied != (self.score is not None):
-            raise ValueError("a finding has a score exactly when the detector applied")
-        if self.score is not None and not 0.0 <= self.score <= 1.0:
-            raise ValueError(f"score {self.score} is outside 0-1")
-
-    @classmethod
-    def not_applicable(cls, why: str) -> Finding:
-        """The detector has nothing to look at in this picture; `why` is a sentence for a person."""
-        return cls(applicability=Applicability.NOT_APPLICABLE, score=None, explanation=why)
-
-    @classmethod
-    def failed(cls, why: str) -> Finding:
-        """The detector should have looked and could not; `why` is a sentence for a person."""
-        return cls(applicability=Applicability.FAILED, score=None, explanation=why)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """A discrete piece of evidence on whether the picture was generated (document 002's EvidenceResult).
 
@@ -215,6 +168,59 @@ class Signal:
     metric_type: MetricType
     score: float
     explanation: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What one detector says about one picture.
+
+    Attributes:
+        applicability: whether it could look at all; unless APPLIED, `score` is None and `explanation` says why.
+        score: 0-1, higher means more suspicious; a score, not a probability.
+        log10_likelihood_ratio: log10 of P(score | false) / P(score | honest), if a calibration or a measured table
+            gives one; None means that this finding moves no verdict.
+        calibrated: True if the likelihood ratio comes from a fitted calibration, False if from a stated table.
+        explanation: one or two sentences for a person, with the facts that decided.
+        technique: what it saw, or None where the detector does not tell.
+        heat_map: float32 (h, w) in 0-1 at any resolution over the whole upright picture, 1 = suspect; or None.
+        reliability_map: float32 (h, w) in 0-1, same grid as heat_map: how far to trust it there; or None.
+        regions: outlines for drawing, most suspect first.
+        details: further facts, JSON-serialisable.
+        evidence: discrete evidence that it read; the policy weighs it piece by piece, so a detector that reads
+            evidence leaves `log10_likelihood_ratio` None.
+        metrics: document 002's statistical metrics that it measured, and signals: the same for people.
+    """
+
+    applicability: Applicability
+    score: float | None
+    explanation: str
+    log10_likelihood_ratio: float | None = None
+    calibrated: bool = False
+    technique: Technique | None = None
+    heat_map: NDArray[np.float32] | None = None
+    reliability_map: NDArray[np.float32] | None = None
+    regions: tuple[Region, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+    evidence: tuple[Evidence, ...] = ()
+    metrics: tuple[Metric, ...] = ()
+    signals: tuple[Signal, ...] = ()
+
+    def __post_init__(self) -> None:
+        applied = self.applicability is Applicability.APPLIED
+        if applied != (self.score is not None):
+            raise ValueError("a finding has a score exactly when the detector applied")
+        if self.score is not None and not 0.0 <= self.score <= 1.0:
+            raise ValueError(f"score {self.score} is outside 0-1")
+
+    @classmethod
+    def not_applicable(cls, why: str) -> Finding:
+        """The detector has nothing to look at in this picture; `why` is a sentence for a person."""
+        return cls(applicability=Applicability.NOT_APPLICABLE, score=None, explanation=why)
+
+    @classmethod
+    def failed(cls, why: str) -> Finding:
+        """The detector should have looked and could not; `why` is a sentence for a person."""
+        return cls(applicability=Applicability.FAILED, score=None, explanation=why)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,13 @@ class PassiveServicer(pb_grpc.PassiveServiceServicer):
         async for result in self._analyzer.results(picture, request.detectors, include_maps=request.include_maps):
             report.findings.append(result.finding)
             yield pb.AnalyzeStreamResponse(finding=result.finding)
+            report.evidence.extend(result.evidence)
+            for piece in result.evidence:
+                yield pb.AnalyzeStreamResponse(evidence=piece)
+            report.metrics.extend(result.metrics)
+            report.signals.extend(result.signals)
+            for metric in result.metrics:
+                yield pb.AnalyzeStreamResponse(metric=metric)
             if result.missing:
                 report.missing.append(result.missing)
                 yield pb.AnalyzeStreamResponse(missing=result.missing)
