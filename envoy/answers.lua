@@ -75,9 +75,11 @@ local function reshape(handle)
     add_missing(headers, "retry-after", tostring(math.max(1, math.ceil(tonumber(delay)))))
   end
   local own = handle:metadata():get("api") == "own"
+  local known = handle:streamInfo():dynamicMetadata():get("pentimento")
   local text = string.format(
-    '{"success":false,"message":"%s","error":%s,"timestamp":"%s"%s}',
-    MESSAGES[status] or "Request failed", detail or "null", timestamp(handle), own and (',"status":' .. json) or "")
+    '{"success":false,"message":"%s","error":%s,"timestamp":"%s","request_id":"%s"%s}',
+    MESSAGES[status] or "Request failed", detail or "null", timestamp(handle), known and known["request_id"] or "",
+    own and (',"status":' .. json) or "")
   headers:replace(":status", status)
   headers:replace("content-type", "application/json")
   headers:replace("content-length", tostring(body:setBytes(text)))

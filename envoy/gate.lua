@@ -28,6 +28,7 @@ end
 function envoy_on_request(handle)
   local headers = handle:headers()
   clean_request_id(headers)
+  handle:streamInfo():dynamicMetadata():set("pentimento", "request_id", headers:get("x-request-id") or "")
   local about = handle:metadata()
   local api = about:get("api")
   local content_type = (headers:get("content-type") or ""):lower()
@@ -39,7 +40,7 @@ function envoy_on_request(handle)
     return
   end
 
-  local path = headers:get(":path"):gsub("[?#].*$", "")
+  local path = (headers:get(":path") or ""):gsub("[?#].*$", "") -- CONNECT has none
   if #path > 1 then
     path = path:gsub("/$", "")
   end

@@ -38,6 +38,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 PUBLIC_PACKAGE = "pentimento.orchestrator.v1"
 TIMESTAMP = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6f)%"
+REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 HTTP_BODY = ".google.api.HttpBody"
 MEBIBYTE = 1024 * 1024
 
@@ -45,6 +46,7 @@ MEBIBYTE = 1024 * 1024
 ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
 AWAY = "The service cannot be reached at the moment. Please try again."
 LATE = "The answer did not come within the time that is allowed for it."
+BUSY = "Too many requests are being worked on. Try again in a moment."
 LOCAL_REPLIES = {
     400: ("Validation error", ENVOYS_WORDS),
     403: ("Not allowed", ENVOYS_WORDS),
@@ -61,6 +63,15 @@ LOCAL_REPLIES = {
     502: ("Service unavailable", AWAY),
     503: ("Service unavailable", AWAY),
     504: ("Processing timeout", LATE),
+}
+
+# Where Envoy has no words, or words about itself: status and what it notes as the reason -> `error`.
+REASONS = {
+    (400, "path_normalization_failed"): "The path is not well-formed.",
+    (400, "missing_host_header"): "The request names no host.",
+    (403, "upgrade_failed"): "Connections are not upgraded here.",
+    (413, "request_payload_too_large"): "The request exceeds the maximum size.",
+    (413, "grpc_json_transcode_failure{request_buffer_size_limit_reached}"): "The request exceeds the maximum size.",
 }
 
 
@@ -123,7 +134,12 @@ class EdgeSettings(BaseSettings):
     max_json_batch_mib: int = Field(
         80, ge=1, le=1024, description="Largest JSON with several pictures under /v1, in MiB (held in memory)."
     )
-    edge_max_requests: int = Field(512, ge=1, description="Requests that may be with the orchestrator at a time.")
+    edge_max_requests: int = Field(
+        64,
+        ge=1,
+        description="Whole requests that may be with the orchestrator at a time, each with its picture in memory; "
+        "one more is refused with 429.",
+    )
     edge_max_connections: int = Field(4096, ge=1, description="Connections of clients at a time.")
     edge_max_heap_mib: int = Field(2048, ge=128, description="Memory of Envoy, in MiB; near it, requests are refused.")
 
@@ -290,18 +306,47 @@ def _local_reply_mappers() -> list[dict[str, Any]]:
         {"header_filter": {"header": {"name": "x-envoy-original-path", "present_match": False}}},
     ]
     mappers: list[dict[str, Any]] = []
+    for (status, reason), error in REASONS.items():
+        has_reason = {
+            "extension_filter": {
+                "name": "envoy.access_loggers.extension_filters.cel",
+                "typed_config": {
+                    "@type": "type.googleapis.com/envoy.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
+                    "expression": f"response.code_details == '{reason}'",
+                },
+            }
+        }
+        mappers.append({"filter": has_reason, "body_format_override": _error_format(LOCAL_REPLIES[status][0], error)})
+    # More than the circuit breaker lets through is no fault of the orchestrator's.
+    overflow = {"response_flag_filter": {"flags": ["UO"]}}
+    mappers += [
+        {
+            "filter": {"and_filter": {"filters": [overflow, *is_grpc]}},
+            "body_format_override": {"text_format_source": {"inline_string": BUSY}},
+        },
+        {
+            "filter": overflow,
+            "status_code": 429,
+            "body_format_override": _error_format(LOCAL_REPLIES[429][0], BUSY),
+        },
+    ]
     for status, (message, error) in LOCAL_REPLIES.items():
         value = {"default_value": status, "runtime_key": f"edge.local_reply_{status}"}
         has_status = {"status_code_filter": {"comparison": {"op": "EQ", "value": value}}}
-        answer = {"success": False, "message": message, "error": error, "timestamp": TIMESTAMP}
         mappers += [
             {
                 "filter": {"and_filter": {"filters": [has_status, *is_grpc]}},
                 "body_format_override": {"text_format_source": {"inline_string": error}},
             },
-            {"filter": has_status, "body_format_override": {"json_format": answer}},
+            {"filter": has_status, "body_format_override": _error_format(message, error)},
         ]
     return mappers
+
+
+def _error_format(message: str, error: str) -> dict[str, Any]:
+    """The documented shape of an error. The JSON formatter escapes what it puts in."""
+    fields = {"message": message, "error": error, "timestamp": TIMESTAMP, "request_id": REQUEST_ID}
+    return {"json_format": {"success": False, **fields}}
 
 
 def main() -> None:

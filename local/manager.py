@@ -149,7 +149,8 @@ class Manager:
         )
         self._socket = socket_path(run_folder)
         run_folder.mkdir(parents=True, exist_ok=True)
-        log_folder.mkdir(parents=True, exist_ok=True)
+        # Logs hold the addresses of clients and the names of their files.
+        log_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         configuration = run_folder / "supervisord.conf"
         configuration.write_text(
             render_configuration(parts, run_folder=run_folder, log_folder=log_folder, socket=self._socket),

@@ -106,6 +106,7 @@ class LocalSettings(BaseSettings):
     database_url: str = Field(
         "",
         validation_alias="DATABASE_URL",
+        pattern="^(postgres(ql)?://.+)?$",
         description="PostgreSQL connection URL; if set, no PostgreSQL is started here.",
     )
     start_timeout_seconds: float = Field(

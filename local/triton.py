@@ -33,6 +33,7 @@ import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -256,6 +257,8 @@ def command(settings: Settings, server: Path) -> list[str]:
         f"--grpc-port={settings.grpc_port}",
         "--http-address=127.0.0.1",
         f"--http-port={settings.http_port}",
+        # Any page in a browser on this machine may send plain requests to loopback; none knows this.
+        f"--http-restricted-api=model-repository,shared-memory,trace,logging:x-triton-key={secrets.token_hex(16)}",
         "--metrics-address=127.0.0.1",
         f"--metrics-port={settings.metrics_port}",
         # No GPU here. The response cache stays off: it takes equal 64-bit hashes for equal requests.

@@ -48,6 +48,8 @@ LOG_LINES_SHOWN: Final = 12
 # How long the processes of a run that was killed may take to end, until they are killed too.
 LEFTOVER_SECONDS: Final = 10.0
 STOP_COMMAND_SECONDS: Final = 120.0
+# In the checkout, from which `make run` is typed.
+_EXAMPLE: Final = "docs/images/second-rocket.jpg"
 
 
 class UpError(Exception):
@@ -272,7 +274,7 @@ def _print_ready(settings: LocalSettings, seconds: float, missing: Sequence[str]
     without = f", without {', '.join(missing)}" if missing else ""
     _print(f"\nPentimento runs{without} (after {seconds:.1f} s).\n")
     _print(f"  API    {settings.url}")
-    _print(f"  Try    curl -F image=@photo.jpg {settings.url}/analyze/image")
+    _print(f"  Try    curl -F file=@{_EXAMPLE} {settings.url}/analyze/image")
     _print(f"  Logs   {settings.log_folder}")
     _print("  Stop   Ctrl-C\n")
 

@@ -48,7 +48,7 @@ ROOT = Path(__file__).resolve().parents[2]
 NAME = "analyses/11111111-2222-3333-4444-555555555555"
 BATCH = "/v1/batches/11111111-2222-3333-4444-555555555555"
 HOSTILE = 'a "quoted" <b>\\ line\nbreak é'
-DOCUMENTED = {"success", "message", "error", "timestamp"}
+DOCUMENTED = {"success", "message", "error", "timestamp", "request_id"}
 
 
 # ---- the backend: answers by the filename or the id that it is asked for ----
@@ -317,7 +317,7 @@ def assert_documented(response: httpx.Response, status: int) -> dict[str, Any]:
     assert answer["message"]
     assert answer["error"] is None or isinstance(answer["error"], str)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}", answer["timestamp"])
-    assert response.headers["x-request-id"]
+    assert answer["request_id"] == response.headers["x-request-id"]
     return answer
 
 
@@ -526,7 +526,7 @@ def test_too_large_for_the_edge(edge: Edge, client: httpx.Client) -> None:
         response = client.post("/analyze/image", content=chunks(18))
     except httpx.WriteError:
         return  # the answer came, and the connection went, while we were sending
-    assert_documented(response, 413)
+    assert assert_documented(response, 413)["error"] == "The request exceeds the maximum size."
 
 
 def test_refused_uploads_are_answered_and_not_kept(tmp_path: Path) -> None:
@@ -544,6 +544,19 @@ def test_refused_uploads_are_answered_and_not_kept(tmp_path: Path) -> None:
         assert edge.memory() - before < 150
 
 
+def test_slow_uploads_are_nobody_elses_business(tmp_path: Path) -> None:
+    """What is not here yet holds no place with the orchestrator, and what exceeds the places is told to come back."""
+    with running(tmp_path, **(UNLIMITED | {"edge_max_requests": 2})) as (edge, _), ExitStack() as stack:
+        head = b"POST /analyze/image HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: 9\r\n\r\nx"
+        for _ in range(20):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", edge.port), timeout=10))
+            slow.sendall(head)
+        time.sleep(0.5)
+        with httpx.Client(base_url=edge.url, timeout=30) as client:
+            assert client.get("/health").status_code == 200
+            assert client.post("/analyze/image", content=b"x").status_code == 200
+
+
 def test_malformed_http(edge: Edge) -> None:
     answer = raw(edge, b"GET /health HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 400 ")
@@ -551,6 +564,34 @@ def test_malformed_http(edge: Edge) -> None:
     answer = raw(edge, b"GET /health HTTP/1.1\r\nhost: x\r\nlong: " + b"x" * 40000 + b"\r\nconnection: close\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 431 ")
     assert set(json.loads(answer.partition(b"\r\n\r\n")[2])) == DOCUMENTED
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status", "error"),
+    [
+        ("GET /analyze%2fimage HTTP/1.1\r\nhost: x", 400, "The path is not well-formed."),
+        ("GET /health HTTP/1.1", 400, "The request names no host."),
+        ("CONNECT 127.0.0.1:1 HTTP/1.1\r\nhost: x", 404, "There is nothing at this path."),
+        (
+            "GET /health HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket",
+            403,
+            "Connections are not upgraded here.",
+        ),
+    ],
+)
+def test_odd_requests_are_refused_in_words(edge: Edge, request_line: str, status: int, error: str) -> None:
+    head, _, body = raw(edge, f"{request_line}\r\nconnection: close\r\n\r\n".encode()).partition(b"\r\n\r\n")
+    assert head.startswith(f"HTTP/1.1 {status} ".encode())
+    answer = json.loads(body)
+    assert set(answer) == DOCUMENTED
+    assert answer["error"] == error
+
+
+def test_http_1_0(edge: Edge) -> None:
+    answer = raw(edge, b"GET /health HTTP/1.0\r\n\r\n")
+    assert answer.split(b"\r\n")[0].endswith(b" 200 OK")
+    body = b"POST /analyze/image HTTP/1.0\r\ncontent-type: image/jpeg\r\ncontent-length: 1\r\n\r\nx"
+    assert raw(edge, body).split(b"\r\n")[0].endswith(b" 200 OK")
 
 
 # ---- browsers ----
