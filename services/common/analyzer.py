@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +85,8 @@ class Analyzer:
             )
         return [self._registry[name] for name in names] if names else list(self._registry)
 
-    async def results(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> AsyncIterator[Result]:
-        """Each detector's result as soon as it is ready; a caller that stops listening cancels the rest."""
+    async def results(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> AsyncGenerator[Result]:
+        """Each detector's result as soon as it is ready; closing it (`contextlib.aclosing`) cancels the rest."""
         tasks = [
             asyncio.create_task(self._run(spec, function, picture, include_maps=include_maps))
             for spec, function in self.select(names)
@@ -100,7 +101,8 @@ class Analyzer:
     async def report(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> report_pb2.AnalyzerReport:
         """All results together, by detector name."""
         started = time.perf_counter()
-        results = [result async for result in self.results(picture, names, include_maps=include_maps)]
+        async with aclosing(self.results(picture, names, include_maps=include_maps)) as arriving:
+            results = [result async for result in arriving]
         results.sort(key=lambda result: result.finding.provenance.detector)
         return report_pb2.AnalyzerReport(
             image=image_info_to_proto(picture.info),
@@ -130,9 +132,11 @@ class Analyzer:
         DETECTOR_RESULTS.labels(spec.name, finding.applicability.value).inc()
         if finding.score is not None:
             DETECTOR_SECONDS.labels(spec.name).observe(seconds)
-            DETECTOR_SCORES.labels(spec.name).observe(finding.score)
+            DETECTOR_SCORES.labels(spec.name, spec.version).observe(finding.score)
         digests: Mapping[str, str] = {model: self._digest_of(model) for model in spec.models}
-        message = finding_to_proto(
+        # In a thread: the maps of a large picture take tens of milliseconds to encode.
+        message = await asyncio.to_thread(
+            finding_to_proto,
             spec,
             finding,
             seconds=seconds,

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -211,6 +212,8 @@ class Finding:
             raise ValueError("a finding has a score exactly when the detector applied")
         if self.score is not None and not 0.0 <= self.score <= 1.0:
             raise ValueError(f"score {self.score} is outside 0-1")
+        if self.log10_likelihood_ratio is not None and not math.isfinite(self.log10_likelihood_ratio):
+            raise ValueError(f"log10 likelihood ratio {self.log10_likelihood_ratio} is not finite")
 
     @classmethod
     def not_applicable(cls, why: str) -> Finding:

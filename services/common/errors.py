@@ -27,6 +27,8 @@ from typing import ClassVar
 
 from grpc import StatusCode
 
+from services.common.context import request_id
+
 __all__ = [
     "ERROR_DOMAIN",
     "DamagedImage",
@@ -42,10 +44,16 @@ __all__ = [
     "TooLarge",
     "Unavailable",
     "UnsupportedFormat",
+    "internal_message",
 ]
 
 ERROR_DOMAIN = "pentimento"
 """`ErrorInfo.domain` of every error that is one of these."""
+
+
+def internal_message() -> str:
+    """What a caller is told of a defect: nothing but how to report it."""
+    return f"Internal error. Please report it with the request id {request_id()}."
 
 
 class PentimentoError(Exception):

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import grpc
@@ -23,7 +23,7 @@ from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from services.common.context import REQUEST_ID_KEY, begin_call
-from services.common.errors import ERROR_DOMAIN, Overloaded, PentimentoError
+from services.common.errors import ERROR_DOMAIN, Overloaded, PentimentoError, internal_message
 from services.common.telemetry import CALL_SECONDS, CALLS, IN_FLIGHT
 
 __all__ = ["CallInterceptor", "status_of"]
@@ -63,7 +63,7 @@ def _status(code: int, message: str, details: Sequence[Message]) -> status_pb2.S
 def _internal_status(request_id: str) -> status_pb2.Status:
     return _status(
         code_pb2.INTERNAL,
-        f"Internal error. Please report it with the request id {request_id}.",
+        internal_message(),
         [
             error_details_pb2.ErrorInfo(reason="INTERNAL", domain=ERROR_DOMAIN),
             error_details_pb2.RequestInfo(request_id=request_id),
@@ -138,8 +138,10 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
                     responses = handler.unary_stream(request, context)
                 else:
                     responses = handler.stream_stream(self._validated(request, context), context)
-                async for response in responses:
-                    yield response
+                # A client that goes away is noticed between two responses too: the handler is to notice it then.
+                async with aclosing(responses):
+                    async for response in responses:
+                        yield response
 
         if handler.request_streaming and handler.response_streaming:
             return grpc.stream_stream_rpc_method_handler(stream, **codecs)
@@ -176,7 +178,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         except grpc.aio.AbortError:
             code = "INVALID_ARGUMENT" if context.code() == grpc.StatusCode.OK else _code_name(context)
             raise
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):
             code = "CANCELLED"
             raise
         except Exception:

@@ -14,7 +14,7 @@ from pentimento.common.v1 import detection_pb2, model_pb2
 
 from services.common.convert import question_to_proto
 from services.common.detection import Question
-from services.common.errors import ModelUnavailable, NotFound
+from services.common.errors import ModelUnavailable, NotFound, PentimentoError
 from services.common.triton import Tensor, TritonClient
 
 __all__ = ["ModelCatalogue", "ModelPurpose"]
@@ -83,7 +83,7 @@ class ModelCatalogue:
         )
         try:
             described = await self._triton.describe(model)
-        except ModelUnavailable as error:
+        except PentimentoError as error:  # not installed, or Triton is away or does not answer in time
             missing = error.reason == "MODEL_NOT_INSTALLED" or not facts
             info.state = model_pb2.MODEL_STATE_NOT_INSTALLED if missing else model_pb2.MODEL_STATE_UNAVAILABLE
             return info

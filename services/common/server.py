@@ -6,7 +6,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import grpc
 import structlog
@@ -101,12 +101,8 @@ def run_server(
 ) -> None:
     """`serve` in a new event loop, for `main`; a port in use ends the process with a sentence instead of a trace."""
     try:
-        asyncio.run(_serve(name, version, settings, wire))
+        asyncio.run(serve(name, version, settings, wire))
     except RuntimeError as error:
         if "bind" not in str(error).lower():
             raise
         raise SystemExit(f"pentimento-{name}: cannot listen on {settings.listen}: is the port in use?") from None
-
-
-async def _serve(*args: Any) -> None:
-    await serve(*args)

@@ -30,6 +30,9 @@ class ServiceSettings(BaseSettings):
     metrics_listen: str = Field("", description="Address (host:port) of the Prometheus metrics; empty for none.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
+    calibration: str = Field(
+        "", description="Calibration artefact whose scores drift is measured against; empty: none."
+    )
     otlp_endpoint: str = Field("", description="OpenTelemetry collector (OTLP over gRPC); empty exports no spans.")
     max_message_bytes: int = Field(64 * MEBIBYTE, ge=MEBIBYTE, description="Largest gRPC message taken or sent.")
     drain_seconds: float = Field(0.5, ge=0, le=60, description="On shutdown: how long health says NOT_SERVING first.")
@@ -66,6 +69,8 @@ def load_settings(settings_class: type[S]) -> S:
     except ValidationError as error:
         prefix = settings_class.model_config.get("env_prefix", "")
         for problem in error.errors():
-            name = prefix + "_".join(str(part) for part in problem["loc"]).upper()
+            name = "_".join(str(part) for part in problem["loc"])
+            # A setting with a name of its own (an alias) is told by that.
+            name = f"{prefix}{name}".upper() if name in settings_class.model_fields else name
             sys.stderr.write(f"setting {name}: {problem['msg']}\n")
         raise SystemExit(2) from None

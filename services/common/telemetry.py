@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -17,9 +18,11 @@ from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 
+from services.common.calibration import SCORE_EDGES, InvalidCalibration, load_calibration
 from services.common.context import request_id
+from services.common.drift import DriftCollector
 from services.common.settings import ServiceSettings
 
 __all__ = [
@@ -51,9 +54,9 @@ DETECTOR_RESULTS = Counter(
 )
 DETECTOR_SCORES = Histogram(
     "pentimento_detector_score",
-    "Distribution of a detector's scores.",
-    ["detector"],
-    buckets=tuple(step / 20 for step in range(1, 21)),
+    "Distribution of a detector's scores; the buckets are those of the calibration's histogram.",
+    ["detector", "version"],
+    buckets=SCORE_EDGES[1:],
 )
 
 
@@ -105,6 +108,16 @@ def _set_up_spans(name: str, version: str, settings: ServiceSettings) -> None:
     trace.set_tracer_provider(provider)
 
 
+def _set_up_drift(settings: ServiceSettings) -> None:
+    if not settings.calibration:
+        return
+    try:
+        calibration = load_calibration(Path(settings.calibration))
+    except (InvalidCalibration, OSError) as error:
+        raise SystemExit(f"setting PENTIMENTO_CALIBRATION: {error}") from None
+    REGISTRY.register(DriftCollector(calibration, DETECTOR_SCORES))
+
+
 def set_up_telemetry(name: str, version: str, settings: ServiceSettings) -> None:
     """Configures logs, spans and the metrics endpoint of this process.
 
@@ -112,9 +125,13 @@ def set_up_telemetry(name: str, version: str, settings: ServiceSettings) -> None
         name: the service's name: passive, deeplearning, faces or orchestrator.
         version: the service's version.
         settings: of the service.
+
+    Raises:
+        SystemExit: the calibration that the settings name cannot be read.
     """
     _set_up_logs(name, settings)
     _set_up_spans(name, version, settings)
+    _set_up_drift(settings)
     if settings.metrics_listen:
         host, _, port = settings.metrics_listen.rpartition(":")
         start_http_server(int(port), addr=host)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,10 @@ from services.common.context import outbound_metadata, time_remaining
 from services.common.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 
 __all__ = ["ModelDescription", "Tensor", "TritonClient"]
+
+READY_SECONDS: Final = 1.0
+DESCRIBE_SECONDS: Final = 2.0
+"""Longest waits for an answer that needs no network to run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class TritonClient:
     async def is_ready(self) -> bool:
         """Whether Triton answers and says that it is ready."""
         try:
-            return bool(await self._client.is_server_live(client_timeout=1.0))
+            return bool(await self._client.is_server_ready(client_timeout=time_remaining(READY_SECONDS)))
         except InferenceServerException:
             return False
 
@@ -117,11 +121,13 @@ class TritonClient:
 
         Raises:
             ModelUnavailable: the model is not installed, or Triton is away.
+            DeadlineExceeded: no answer in time.
         """
+        seconds = time_remaining(DESCRIBE_SECONDS)
         try:
-            metadata = await self._client.get_model_metadata(model, client_timeout=2.0)
+            metadata = await self._client.get_model_metadata(model, client_timeout=seconds)
         except InferenceServerException as error:
-            raise _translate(error, model, 2.0) from error
+            raise _translate(error, model, seconds) from error
 
         def tensors(items: Any) -> tuple[Tensor, ...]:
             return tuple(Tensor(item.name, item.datatype, tuple(int(size) for size in item.shape)) for item in items)

@@ -21,7 +21,7 @@ from services.faces.face import (
 )
 from services.faces.models import MODELS
 
-__all__ = ["attributes_from_proto", "detector_from_proto", "face_to_proto", "missing_to_proto"]
+__all__ = ["attributes_from_proto", "detector_from_proto", "detector_to_proto", "face_to_proto", "missing_to_proto"]
 
 _QUESTIONS = {model.name: model.question for model in MODELS}
 
@@ -30,6 +30,11 @@ def detector_from_proto(value: face_pb2.FaceDetector.ValueType) -> FaceDetector 
     """The finder of the same name; None for FACE_DETECTOR_UNSPECIFIED."""
     name = face_pb2.FaceDetector.Name(value).removeprefix("FACE_DETECTOR_")
     return None if name == "UNSPECIFIED" else FaceDetector[name]
+
+
+def detector_to_proto(detector: FaceDetector | None) -> face_pb2.FaceDetector.ValueType:
+    """The contract's value of the same name; None is FACE_DETECTOR_UNSPECIFIED."""
+    return face_pb2.FaceDetector.Value(f"FACE_DETECTOR_{detector.name if detector else 'UNSPECIFIED'}")
 
 
 def attributes_from_proto(values: Iterable[pb.FaceAttribute.ValueType]) -> frozenset[Attribute]:
@@ -43,7 +48,7 @@ def face_to_proto(face: DetectedFace, described: DescribedFace | None = None) ->
     return face_pb2.Face(
         box=_box_to_proto(face.box),
         confidence=face.confidence,
-        detector=face_pb2.FaceDetector.Value(f"FACE_DETECTOR_{face.detector.name}"),
+        detector=detector_to_proto(face.detector),
         landmarks=_landmarks_to_proto(face.landmarks),
         age=_age_to_proto(described.age) if described and described.age else None,
         gender=_gender_to_proto(described.gender) if described and described.gender else None,

@@ -16,7 +16,13 @@ from services.common.errors import ModelUnavailable
 from services.common.images import ImageLimits, decode_image
 from services.common.limiter import WorkLimiter
 from services.common.models import ModelCatalogue
-from services.faces.convert import attributes_from_proto, detector_from_proto, face_to_proto, missing_to_proto
+from services.faces.convert import (
+    attributes_from_proto,
+    detector_from_proto,
+    detector_to_proto,
+    face_to_proto,
+    missing_to_proto,
+)
 from services.faces.describing import Describer, biometrics_disabled
 from services.faces.face import DetectedFace
 from services.faces.finders import Finders, Found
@@ -84,7 +90,11 @@ class FacesServicer(pb_grpc.FacesServiceServicer):
         report.missing.extend(missing_to_proto(error.model, error) for error in found.passed_over)
         report.missing.extend(missing_to_proto(part, error) for part, error in description.unanswered.items())
         report.duration_seconds = time.perf_counter() - started
-        return pb.AnalyzeResponse(report=report, faces=[face_to_proto(each.face, each) for each in description.faces])
+        return pb.AnalyzeResponse(
+            report=report,
+            faces=[face_to_proto(each.face, each) for each in description.faces],
+            face_detector=detector_to_proto(found.detector),
+        )
 
     async def DetectFaces(self, request: pb.DetectFacesRequest, context: Context) -> pb.DetectFacesResponse:
         picture = await self._limiter.run(decode_image, request.image, self._limits)
@@ -96,7 +106,9 @@ class FacesServicer(pb_grpc.FacesServiceServicer):
             min_confidence=request.min_confidence if request.HasField("min_confidence") else None,
         )
         return pb.DetectFacesResponse(
-            faces=[face_to_proto(face) for face in found.faces], image=image_info_to_proto(picture.info)
+            faces=[face_to_proto(face) for face in found.faces],
+            image=image_info_to_proto(picture.info),
+            face_detector=detector_to_proto(found.detector),
         )
 
     async def ClassifyKind(self, request: pb.ClassifyKindRequest, context: Context) -> pb.ClassifyKindResponse:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -202,21 +202,24 @@ class Analyzers:
 
     async def answers(
         self, content: bytes, detectors: Sequence[str], *, include_maps: bool
-    ) -> AsyncIterator[ServiceAnswer]:
+    ) -> AsyncGenerator[ServiceAnswer]:
         """Asks the services about one picture, side by side; each answer as soon as it is there.
 
-        A caller that stops listening cancels what is still being worked on.
+        Closing it cancels what is still being worked on.
 
         Args:
             content: the picture's file, already checked.
-            detectors: names of those to run; empty for all. Services that have none of them are not asked.
+            detectors: names of those to run; empty for all. Services that have none of them are not asked. A name that
+                is not known while a service is away may be one of that service's, which is then missing.
             include_maps: whether findings carry their heat maps.
 
         Raises:
             InvalidInput: a detector that no service knows.
             Unavailable: no service runs any of the named detectors at the moment.
         """
-        chosen = await self._route(detectors)
+        chosen, away = await self._route(detectors)
+        for item in away:
+            yield ServiceAnswer(item.part, None, missing=[item])
         tasks = [
             asyncio.create_task(self._ask(service, content, names, include_maps=include_maps))
             for service, names in chosen.items()
@@ -237,10 +240,13 @@ class Analyzers:
         faces = answer.faces if isinstance(answer, faces_pb.AnalyzeResponse) else ()
         return ServiceAnswer(service, answer.report, faces=faces, missing=answer.report.missing)
 
-    async def _route(self, detectors: Sequence[str]) -> dict[str, list[str]]:
-        """Which service runs which of the named detectors; all services with no names where none are named."""
+    async def _route(self, detectors: Sequence[str]) -> tuple[dict[str, list[str]], list[detection_pb2.Missing]]:
+        """Which service runs which of the named detectors, and the services that may run the rest but are away.
+
+        All services, with no names, where none are named.
+        """
         if not detectors:
-            return {service: [] for service in self._clients}
+            return {service: [] for service in self._clients}, []
         listed, missing = await self.detectors()
         service_of = {detector.name: detector.service for detector in listed}
         unknown = sorted(set(detectors) - set(service_of))
@@ -256,7 +262,7 @@ class Analyzers:
                 chosen.setdefault(service_of[name], []).append(name)
         if not chosen:
             raise Unavailable("The services that run these detectors do not answer.", reason="NO_ANALYZER")
-        return chosen
+        return chosen, missing if unknown else []
 
     async def detectors(self) -> tuple[list[detection_pb2.Detector], list[detection_pb2.Missing]]:
         """The detectors of all services by service and name, and the services that could not be asked."""

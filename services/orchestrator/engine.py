@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,14 @@ from services.orchestrator.storage import AnalysisStore
 __all__ = ["AnalysisEngine", "Priors"]
 
 log = structlog.get_logger()
+
+NOT_ASKED: Final = detection_pb2.Missing(
+    part="other detectors",
+    reason="NOT_ASKED",
+    message="The request names the detectors to run; the others were not asked.",
+    questions=[detection_pb2.QUESTION_GENERATED, detection_pb2.QUESTION_EDITED],
+)
+"""An analysis by chosen detectors clears no picture either."""
 
 DIRECTIONS: Final = {
     evidence_pb2.EVIDENCE_DIRECTION_AI_GENERATED: Direction.AI_GENERATED,
@@ -98,25 +107,30 @@ class AnalysisEngine:
             Unavailable: nothing could analyse it.
         """
         analysis = None
-        async for event in self.stream(upload, options, formats=formats):
-            if isinstance(event, analysis_pb2.Analysis):
-                analysis = event
+        async with aclosing(self.stream(upload, options, formats=formats)) as events:
+            async for event in events:
+                if isinstance(event, analysis_pb2.Analysis):
+                    analysis = event
         assert analysis is not None
         return analysis
 
     async def stream(
         self, upload: Upload, options: analysis_pb2.AnalysisOptions, *, formats: frozenset[str]
-    ) -> AsyncIterator[ServiceAnswer | analysis_pb2.Analysis]:
-        """Like `analyze`, but yields each service's answer as soon as it is there; the analysis comes last."""
+    ) -> AsyncGenerator[ServiceAnswer | analysis_pb2.Analysis]:
+        """Like `analyze`, but yields each service's answer as soon as it is there; the analysis comes last.
+
+        Close it (`contextlib.aclosing`): until then a caller who stops listening holds a place among the analyses.
+        """
         async with self._admission.admit():
             started = time.perf_counter()
             info = await self._intake.check(upload, formats)
             answers = []
-            async for answer in self._analyzers.answers(
-                upload.content, options.detectors, include_maps=options.include_maps
-            ):
-                answers.append(answer)
-                yield answer
+            async with aclosing(
+                self._analyzers.answers(upload.content, options.detectors, include_maps=options.include_maps)
+            ) as answering:
+                async for answer in answering:
+                    answers.append(answer)
+                    yield answer
             if all(answer.report is None for answer in answers):
                 raise Unavailable(
                     "Nothing could analyse the picture: no analysis service answers. Try again in a moment.",
@@ -158,22 +172,25 @@ class AnalysisEngine:
         missing = sorted(
             (item for answer in answers for item in answer.missing), key=lambda item: (item.part, item.reason)
         )
+        if options.detectors:
+            missing.append(NOT_ASKED)
+        generated_prior = options.prior_generated if options.HasField("prior_generated") else self._priors.generated
+        edited_prior = options.prior_edited if options.HasField("prior_edited") else self._priors.edited
+        unanswered_generated = _parts(missing, detection_pb2.QUESTION_GENERATED)
+        unanswered_edited = _parts(missing, detection_pb2.QUESTION_EDITED)
         generated = policy.decide_generated(
             policy.GeneratedInput(
-                evidence=[
-                    policy.EvidenceItem(DIRECTIONS[piece.direction], STRENGTHS[piece.strength], piece.finding)
-                    for piece in evidence
-                ],
+                evidence=[_evidence_item(piece) for piece in evidence],
                 findings=_scored(findings, detection_pb2.QUESTION_GENERATED),
-                missing=_parts(missing, detection_pb2.QUESTION_GENERATED),
-                prior=options.prior_generated if options.HasField("prior_generated") else self._priors.generated,
+                missing=unanswered_generated,
+                prior=generated_prior,
             )
         )
         edited = policy.decide_edited(
             policy.EditInput(
                 findings=_scored(findings, detection_pb2.QUESTION_EDITED),
-                missing=_parts(missing, detection_pb2.QUESTION_EDITED),
-                prior=options.prior_edited if options.HasField("prior_edited") else self._priors.edited,
+                missing=unanswered_edited,
+                prior=edited_prior,
             )
         )
         analysis = analysis_pb2.Analysis(
@@ -182,30 +199,12 @@ class AnalysisEngine:
             image=image,
             decision=analysis_pb2.Decision.Value(f"DECISION_{generated.decision.name}"),
             decision_explanation=generated.explanation,
-            generated=verdict_pb2.Verdict(
-                question=detection_pb2.QUESTION_GENERATED,
-                likelihood_ratio=_product(generated.log10_likelihood_ratio),
-                grade=GRADES[generated.grade],
-                probability=generated.probability,
-                prior=options.prior_generated if options.HasField("prior_generated") else self._priors.generated,
-                evidence_for=generated.evidence_for,
-                evidence_against=generated.evidence_against,
-                coverage_complete=not _parts(missing, detection_pb2.QUESTION_GENERATED),
-                explanation=generated.explanation,
+            generated=_verdict(
+                detection_pb2.QUESTION_GENERATED, generated, prior=generated_prior, complete=not unanswered_generated
             ),
             edit_decision=analysis_pb2.EditDecision.Value(f"EDIT_DECISION_{edited.decision.name}"),
             edit_explanation=edited.explanation,
-            edited=verdict_pb2.Verdict(
-                question=detection_pb2.QUESTION_EDITED,
-                likelihood_ratio=_product(edited.log10_likelihood_ratio),
-                grade=GRADES[edited.grade],
-                probability=edited.probability,
-                prior=options.prior_edited if options.HasField("prior_edited") else self._priors.edited,
-                evidence_for=edited.evidence_for,
-                evidence_against=edited.evidence_against,
-                coverage_complete=not _parts(missing, detection_pb2.QUESTION_EDITED),
-                explanation=edited.explanation,
-            ),
+            edited=_verdict(detection_pb2.QUESTION_EDITED, edited, prior=edited_prior, complete=not unanswered_edited),
             techniques=[
                 analysis_pb2.TechniqueScore(
                     technique=technique_to_proto(suspicion.technique),
@@ -225,6 +224,36 @@ class AnalysisEngine:
         )
         analysis.create_time.GetCurrentTime()
         return analysis
+
+
+def _evidence_item(piece: evidence_pb2.Evidence) -> policy.EvidenceItem:
+    # An analyser of a later version may know directions and strengths that this one does not: they move nothing.
+    return policy.EvidenceItem(
+        DIRECTIONS.get(piece.direction, Direction.INDETERMINATE),
+        STRENGTHS.get(piece.strength, Strength.WEAK),
+        piece.finding,
+        piece.source,
+    )
+
+
+def _verdict(
+    question: detection_pb2.Question.ValueType,
+    outcome: policy.GeneratedOutcome | policy.EditOutcome,
+    *,
+    prior: float,
+    complete: bool,
+) -> verdict_pb2.Verdict:
+    return verdict_pb2.Verdict(
+        question=question,
+        likelihood_ratio=_product(outcome.log10_likelihood_ratio),
+        grade=GRADES[outcome.grade],
+        probability=outcome.probability,
+        prior=prior,
+        evidence_for=outcome.evidence_for,
+        evidence_against=outcome.evidence_against,
+        coverage_complete=complete,
+        explanation=outcome.explanation,
+    )
 
 
 def _product(log10: float) -> detection_pb2.LikelihoodRatio:

@@ -34,6 +34,7 @@ import httpx
 import structlog
 
 from services.common.errors import PentimentoError, RejectedUrl, TooLarge
+from services.common.limiter import AdmissionLimiter
 
 __all__ = ["DEFAULT_PORTS", "FetchedImage", "Resolver", "UrlFetcher", "is_public_address"]
 
@@ -106,6 +107,7 @@ class UrlFetcher:
         total_seconds: for one fetch, redirects and name resolution included.
         idle_seconds: for connecting, and for each wait for more data.
         max_redirects: most redirects followed.
+        max_concurrent: most fetches in progress, each of which may hold `max_bytes`; one more is refused.
         ports: allowed ports.
         allow_loopback: allows loopback addresses, and any port. For tests only.
         resolver: resolves host names; by default the system's.
@@ -118,6 +120,7 @@ class UrlFetcher:
         total_seconds: float = 15.0,
         idle_seconds: float = 5.0,
         max_redirects: int = 5,
+        max_concurrent: int = 32,
         ports: Iterable[int] = DEFAULT_PORTS,
         allow_loopback: bool = False,
         resolver: Resolver | None = None,
@@ -126,6 +129,7 @@ class UrlFetcher:
         self._total_seconds = total_seconds
         self._timeouts = dict.fromkeys(("connect", "read", "write", "pool"), idle_seconds)
         self._max_redirects = max_redirects
+        self._admission = AdmissionLimiter(max_concurrent)
         self._ports = frozenset(ports)
         self._allow_loopback = allow_loopback
         self._resolver = resolver
@@ -165,6 +169,7 @@ class UrlFetcher:
                 IMAGE_NOT_FOUND (no such host, 404, 410), NOT_A_PICTURE (a web page), TOO_MANY_REDIRECTS,
                 URL_TIMEOUT, URL_FAILED (anything else).
             TooLarge: the content is longer than `max_bytes`.
+            Overloaded: too many fetches are in progress.
         """
         seconds = self._total_seconds if deadline_seconds is None else min(self._total_seconds, deadline_seconds)
         started = time.monotonic()
@@ -172,7 +177,7 @@ class UrlFetcher:
         try:
             first = self._checked_url(url)
             host = first.host
-            async with asyncio.timeout(seconds):
+            async with self._admission.admit(), asyncio.timeout(seconds):
                 content, content_type = await self._follow(first)
         except PentimentoError as error:
             _log.info("url_refused", host=host, reason=error.reason, seconds=round(time.monotonic() - started, 3))

@@ -65,7 +65,7 @@ class HealthReporter:
             )
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return pb.PartHealth(part=service, state=pb.PART_STATE_DEGRADED, message="answers, but is not serving")
-        return pb.PartHealth(part=service, state=pb.PART_STATE_SERVING, version=VERSION)
+        return pb.PartHealth(part=service, state=pb.PART_STATE_SERVING)
 
     async def _triton_part(self) -> pb.PartHealth:
         if await self._triton.is_ready():

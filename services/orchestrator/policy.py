@@ -142,16 +142,17 @@ STRENGTH_ORDER: Final = (Strength.WEAK, Strength.MODERATE, Strength.STRONG, Stre
 
 @dataclass(frozen=True, slots=True)
 class EvidenceItem:
-    """A piece of discrete evidence, as the policy weighs it."""
+    """A piece of discrete evidence, as the policy weighs it; `source` says where it was read."""
 
     direction: Direction
     strength: Strength
     finding: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredFinding:
-    """A detector's finding, as the policy weighs it.
+    """A detector's finding, as the policy weighs it; `technique` is what it saw, None (OTHER) if it does not tell.
 
     `log10_likelihood_ratio` is of "false" against "honest" under the question that the finding speaks to.
     """
@@ -249,10 +250,7 @@ def grade_of(log10_likelihood_ratio: float) -> Grade:
 
 def decide_generated(known: GeneratedInput) -> GeneratedOutcome:
     """Decides "was it generated?" by `TABLE`."""
-    ratio = _total(
-        [EVIDENCE_LOG10.get((item.direction, item.strength), 0.0) for item in known.evidence]
-        + [finding.log10_likelihood_ratio for finding in known.findings]
-    )
+    ratio = _total(_evidence_terms(known.evidence) + [finding.log10_likelihood_ratio for finding in known.findings])
     score = even_odds_score(ratio)
     strongest = _strongest(known.evidence, Direction.AI_GENERATED)
     signed = _strongest(known.evidence, Direction.AUTHENTIC) is Strength.CONCLUSIVE
@@ -273,8 +271,14 @@ def decide_generated(known: GeneratedInput) -> GeneratedOutcome:
 
 
 def decide_edited(known: EditInput) -> EditOutcome:
-    """Decides "was it edited?" by `EDITED_FROM` and `POSSIBLY_EDITED_FROM`."""
-    ratio = _total([finding.log10_likelihood_ratio for finding in known.findings])
+    """Decides "was it edited?" by `EDITED_FROM` and `POSSIBLY_EDITED_FROM`.
+
+    Ratios are multiplied within a technique, and the most suspicious technique decides: that nobody saw a splice takes
+    nothing away from a copy-move.
+    """
+    by_technique = _by_technique(known.findings)
+    totals = [_total([finding.log10_likelihood_ratio for finding in findings]) for findings in by_technique.values()]
+    ratio = max(totals, default=0.0)
     suspicious = [finding for finding in known.findings if finding.log10_likelihood_ratio > 0]
     if ratio >= EDITED_FROM:
         decision = EditDecision.EDITED
@@ -288,7 +292,7 @@ def decide_edited(known: EditInput) -> EditOutcome:
         probability=posterior(ratio, known.prior),
         grade=grade_of(ratio),
         explanation=_explain_edited(known, decision, suspicious),
-        techniques=_techniques(suspicious, known.prior),
+        techniques=_techniques(by_technique, known.prior),
         evidence_for=tuple(finding.detector for finding in suspicious),
         evidence_against=tuple(finding.detector for finding in known.findings if finding.log10_likelihood_ratio < 0),
     )
@@ -297,6 +301,22 @@ def decide_edited(known: EditInput) -> EditOutcome:
 def _total(terms: Sequence[float]) -> float:
     # Sorted, so that not even rounding depends on the order of evidence.
     return sum(sorted(terms))
+
+
+def _evidence_terms(evidence: Sequence[EvidenceItem]) -> list[float]:
+    """What the evidence contributes: of each source the strongest piece only, in either direction.
+
+    Pieces of one source are one observation told several times: four hints in the metadata are no four witnesses, and
+    whoever pastes one tag into a file can paste twenty. What speaks for a picture without a trusted signature counts
+    once in all, whatever the source, so that no number of tags outweighs a detector.
+    """
+    strongest: dict[tuple[Direction, str], float] = {}
+    for item in evidence:
+        is_forgeable = item.direction is Direction.AUTHENTIC and item.strength is not Strength.CONCLUSIVE
+        key = (item.direction, "forgeable" if is_forgeable else item.source)
+        term = EVIDENCE_LOG10.get((item.direction, item.strength), 0.0)
+        strongest[key] = max(strongest.get(key, 0.0), term, key=abs)
+    return list(strongest.values())
 
 
 def _strongest(evidence: Sequence[EvidenceItem], direction: Direction) -> Strength | None:
@@ -318,18 +338,23 @@ def _by_score(rule: _ByScore, score: float) -> Decision:
     return decision
 
 
-def _techniques(suspicious: Sequence[ScoredFinding], prior: float) -> tuple[TechniqueSuspicion, ...]:
-    by_technique: dict[Technique, list[ScoredFinding]] = {}
-    for finding in suspicious:
-        by_technique.setdefault(finding.technique or Technique.OTHER, []).append(finding)
-    suspicions = [
-        TechniqueSuspicion(
-            technique,
-            posterior(_total([finding.log10_likelihood_ratio for finding in findings]), prior),
-            tuple(sorted(finding.detector for finding in findings)),
-        )
-        for technique, findings in by_technique.items()
-    ]
+def _by_technique(findings: Sequence[ScoredFinding]) -> dict[Technique, list[ScoredFinding]]:
+    grouped: dict[Technique, list[ScoredFinding]] = {}
+    for finding in findings:
+        grouped.setdefault(finding.technique or Technique.OTHER, []).append(finding)
+    return grouped
+
+
+def _techniques(
+    by_technique: Mapping[Technique, Sequence[ScoredFinding]], prior: float
+) -> tuple[TechniqueSuspicion, ...]:
+    """The techniques that more speaks for than against, likeliest first."""
+    suspicions = []
+    for technique, findings in by_technique.items():
+        ratio = _total([finding.log10_likelihood_ratio for finding in findings])
+        accusing = tuple(sorted(finding.detector for finding in findings if finding.log10_likelihood_ratio > 0))
+        if ratio > 0:
+            suspicions.append(TechniqueSuspicion(technique, posterior(ratio, prior), accusing))
     return tuple(sorted(suspicions, key=lambda suspicion: (-suspicion.probability, suspicion.technique.value)))
 
 

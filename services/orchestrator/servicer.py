@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from functools import partial
 from typing import Any, Final
 
 import grpc
+import structlog
+from pentimento.common.v1 import report_pb2
 from pentimento.orchestrator.v1 import analysis_pb2, system_service_pb2, system_service_pb2_grpc
 from pentimento.orchestrator.v1 import analysis_service_pb2 as pb
 from pentimento.orchestrator.v1 import analysis_service_pb2_grpc as pb_grpc
 
-from services.common.errors import PentimentoError
+from services.common.errors import PentimentoError, internal_message
 from services.orchestrator.analyzers import Analyzers, ServiceAnswer
 from services.orchestrator.engine import AnalysisEngine
 from services.orchestrator.health import HealthReporter
@@ -24,8 +28,12 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP"})
 DEFAULT_PAGE_SIZE: Final = 50
+MAX_PAGE_SIZE: Final = 100
+"""More analyses than this would not surely fit into one message."""
 STREAMED_AT_ONCE: Final = 2
 """Pictures of one stream that are analysed side by side."""
+
+log = structlog.get_logger()
 
 
 class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
@@ -49,33 +57,40 @@ class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
     async def StreamAnalyzeImages(
         self, request: pb.StreamAnalyzeImagesRequest, context: Context
     ) -> AsyncIterator[pb.StreamAnalyzeImagesResponse]:
-        # Small: a reader that is slower than the analysers slows them down instead of filling the memory.
-        events: asyncio.Queue[pb.StreamAnalyzeImagesResponse | None] = asyncio.Queue(maxsize=16)
+        events: asyncio.Queue[pb.StreamAnalyzeImagesResponse | None] = asyncio.Queue()
         places = asyncio.Semaphore(STREAMED_AT_ONCE)
 
         async def analyze(index: int, source: analysis_pb2.ImageSource) -> bool:
             async with places:
+                failure: pb.ImageError | None = None
                 try:
                     upload = await self._intake.from_source(source)
-                    async for event in self._engine.stream(upload, request.options, formats=FORMATS):
-                        for message in _messages(index, event):
-                            await events.put(message)
+                    async with aclosing(self._engine.stream(upload, request.options, formats=FORMATS)) as answers:
+                        async for event in answers:
+                            for message in _messages(index, event):
+                                events.put_nowait(message)
                 except PentimentoError as error:
                     failure = pb.ImageError(reason=error.reason, message=error.message)
-                    await events.put(pb.StreamAnalyzeImagesResponse(image_index=index, error=failure))
-                    return False
-                return True
+                except Exception:
+                    # A defect that one picture brings out must not cost the others their answers.
+                    log.exception("streamed_analysis_failed", image_index=index)
+                    failure = pb.ImageError(reason="INTERNAL", message=internal_message())
+                if failure:
+                    events.put_nowait(pb.StreamAnalyzeImagesResponse(image_index=index, error=failure))
+                # A slow reader holds up his own next picture, and not, in the midst of an analysis, everybody's.
+                await events.join()
+                return failure is None
 
         async def analyze_all() -> int:
-            try:
-                return sum(await asyncio.gather(*(analyze(*item) for item in enumerate(request.images))))
-            finally:
-                await events.put(None)
+            analyzed = sum(await asyncio.gather(*(analyze(*item) for item in enumerate(request.images))))
+            events.put_nowait(None)
+            return analyzed
 
         working = asyncio.create_task(analyze_all())
         try:
             while (event := await events.get()) is not None:
                 yield event
+                events.task_done()
             analyzed = await working
         finally:
             working.cancel()
@@ -87,7 +102,9 @@ class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
 
     async def ListAnalyses(self, request: pb.ListAnalysesRequest, context: Context) -> pb.ListAnalysesResponse:
         page = await self._store.list(
-            page_size=request.page_size or DEFAULT_PAGE_SIZE, token=request.page_token, sha256=request.sha256
+            page_size=min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
+            token=request.page_token,
+            sha256=request.sha256,
         )
         return pb.ListAnalysesResponse(analyses=page.analyses, next_page_token=page.next_token)
 
@@ -129,15 +146,13 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
 def _messages(index: int, event: ServiceAnswer | analysis_pb2.Analysis) -> list[pb.StreamAnalyzeImagesResponse]:
     if isinstance(event, analysis_pb2.Analysis):
         return [pb.StreamAnalyzeImagesResponse(image_index=index, analysis=event)]
-    report = event.report
+    report = event.report or report_pb2.AnalyzerReport()
+    of = partial(pb.StreamAnalyzeImagesResponse, image_index=index)
     return [
-        *(
-            pb.StreamAnalyzeImagesResponse(image_index=index, finding=item)
-            for item in (report.findings if report else ())
-        ),
-        *(
-            pb.StreamAnalyzeImagesResponse(image_index=index, evidence=item)
-            for item in (report.evidence if report else ())
-        ),
-        *(pb.StreamAnalyzeImagesResponse(image_index=index, missing=item) for item in event.missing),
+        *(of(finding=item) for item in report.findings),
+        *(of(evidence=item) for item in report.evidence),
+        *(of(metric=item) for item in report.metrics),
+        *(of(signal=item) for item in report.signals),
+        *(of(face=item) for item in event.faces),
+        *(of(missing=item) for item in event.missing),
     ]

@@ -19,6 +19,7 @@ class OrchestratorSettings(ServiceSettings):
     database_url: str = Field(
         "",
         validation_alias="DATABASE_URL",
+        pattern="^(postgres(ql)?://.+)?$",
         description="PostgreSQL connection URL; empty keeps no analyses (they are answered all the same).",
     )
     analyzer_timeout_seconds: float = Field(

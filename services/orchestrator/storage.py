@@ -13,11 +13,11 @@ import binascii
 import contextlib
 import datetime as dt
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 
 import psycopg
 import structlog
@@ -33,7 +33,16 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 CONNECTION_SECONDS: Final = 1.0
 """Longest wait for a connection: an analysis should not wait for a database that is away."""
 
+SAVE_SECONDS: Final = 2.0
+"""Longest wait until an analysis is kept, for the same reason: a database may also hang."""
+
+ANSWER_SECONDS: Final = 10.0
+"""Longest wait for what only the database knows."""
+
 RETRY_SECONDS: Final = 1.0
+
+MIGRATION_LOCK: Final = 0x70656E74696D
+"""Number of the advisory lock under which migrations run: any that no other program uses in this database."""
 
 log = structlog.get_logger()
 
@@ -46,6 +55,14 @@ class Page:
     next_token: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a statement gave: its rows, and how many it returned or changed."""
+
+    rows: Sequence[Any]
+    row_count: int
+
+
 class AnalysisStore:
     """Keeps analyses. Heat maps are not kept: they are large, and an analysis can be repeated.
 
@@ -56,6 +73,7 @@ class AnalysisStore:
     def __init__(self, pool: AsyncConnectionPool[Any] | None) -> None:
         self._pool = pool
         self._migrated = asyncio.Event()
+        self._asking: set[asyncio.Task[_Answer]] = set()
 
     @classmethod
     @asynccontextmanager
@@ -96,24 +114,40 @@ class AnalysisStore:
                 log.info("database_ready", migrations_applied=applied)
                 self._migrated.set()
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    async def _execute(self, query: LiteralString, parameters: Sequence[Any] = (), *, seconds: float) -> _Answer:
+        """Runs one statement; raises `Unavailable` if that takes longer than `seconds` or fails."""
         if self._pool is None:
             raise Unavailable("This deployment has no database: it keeps no analyses.", reason="NO_DATABASE")
+        asking = asyncio.create_task(self._ask(self._pool, query, parameters))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asked)
         try:
-            async with asyncio.timeout(CONNECTION_SECONDS):
-                await self._migrated.wait()
-            async with self._pool.connection() as connection:
-                yield connection
+            await asyncio.wait({asking}, timeout=seconds)
+            if asking.done():
+                return asking.result()
         except (psycopg.Error, PoolTimeout, TimeoutError) as error:
-            log.warning("database_unavailable", error=type(error).__name__)
-            raise Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE") from error
+            raise _unavailable(type(error).__name__) from error
+        finally:
+            # Not awaited: with a server that hangs, psycopg takes ten seconds to give a statement up.
+            asking.cancel()
+        raise _unavailable("hangs")
+
+    async def _ask(self, pool: AsyncConnectionPool[Any], query: LiteralString, parameters: Sequence[Any]) -> _Answer:
+        async with asyncio.timeout(CONNECTION_SECONDS):
+            await self._migrated.wait()
+        async with pool.connection() as connection:
+            cursor = await connection.execute(query, parameters)
+            return _Answer(await cursor.fetchall() if cursor.description else [], cursor.rowcount)
+
+    def _asked(self, asking: asyncio.Task[_Answer]) -> None:
+        self._asking.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # seen: whoever asked has it, or has long gone
 
     async def is_up(self) -> bool:
         """Whether the database answers."""
         try:
-            async with self._connection() as connection:
-                await connection.execute("SELECT 1")
+            await self._execute("SELECT 1", seconds=SAVE_SECONDS)
         except Unavailable:
             return False
         return True
@@ -129,18 +163,18 @@ class AnalysisStore:
         Raises:
             Unavailable: the database is away.
         """
-        async with self._connection() as connection:
-            await connection.execute(
-                "INSERT INTO analyses (id, create_time, filename, sha256, analysis) VALUES (%s, %s, %s, %s, %s)"
-                " ON CONFLICT (id) DO NOTHING",
-                (
-                    _id_of(analysis.name),
-                    analysis.create_time.ToDatetime(dt.UTC),
-                    analysis.filename.replace("\0", ""),
-                    analysis.image.sha256,
-                    _without_maps(analysis).SerializeToString(),
-                ),
-            )
+        await self._execute(
+            "INSERT INTO analyses (id, create_time, filename, sha256, analysis) VALUES (%s, %s, %s, %s, %s)"
+            " ON CONFLICT (id) DO NOTHING",
+            (
+                _id_of(analysis.name),
+                analysis.create_time.ToDatetime(dt.UTC),
+                analysis.filename.replace("\0", ""),
+                analysis.image.sha256,
+                _slim(analysis).SerializeToString(),
+            ),
+            seconds=SAVE_SECONDS,
+        )
 
     async def get(self, name: str) -> analysis_pb2.Analysis:
         """The analysis of this name (analyses/{id}).
@@ -149,12 +183,12 @@ class AnalysisStore:
             NotFound: there is none.
             Unavailable: the database is away.
         """
-        async with self._connection() as connection:
-            cursor = await connection.execute("SELECT analysis FROM analyses WHERE id = %s", (_id_of(name),))
-            row = await cursor.fetchone()
-        if row is None:
+        answer = await self._execute(
+            "SELECT analysis FROM analyses WHERE id = %s", (_id_of(name),), seconds=ANSWER_SECONDS
+        )
+        if not answer.rows:
             raise NotFound("There is no such analysis.", metadata={"name": name})
-        return analysis_pb2.Analysis.FromString(row[0])
+        return analysis_pb2.Analysis.FromString(answer.rows[0][0])
 
     async def list(self, *, page_size: int, token: str, sha256: str) -> Page:
         """Analyses, newest first.
@@ -169,14 +203,14 @@ class AnalysisStore:
             Unavailable: the database is away.
         """
         before_time, before_id = _read_token(token)
-        async with self._connection() as connection:
-            cursor = await connection.execute(
-                "SELECT id, create_time, analysis FROM analyses"
-                " WHERE (create_time, id) < (%s, %s) AND (%s = '' OR sha256 = %s)"
-                " ORDER BY create_time DESC, id DESC LIMIT %s",
-                (before_time, before_id, sha256, sha256, page_size + 1),
-            )
-            rows = await cursor.fetchall()
+        answer = await self._execute(
+            "SELECT id, create_time, analysis FROM analyses"
+            " WHERE (create_time, id) < (%s, %s) AND (%s = '' OR sha256 = %s)"
+            " ORDER BY create_time DESC, id DESC LIMIT %s",
+            (before_time, before_id, sha256, sha256, page_size + 1),
+            seconds=ANSWER_SECONDS,
+        )
+        rows = answer.rows
         analyses = [analysis_pb2.Analysis.FromString(row[2]) for row in rows[:page_size]]
         more = len(rows) > page_size
         return Page(analyses, _write_token(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
@@ -188,11 +222,14 @@ class AnalysisStore:
             NotFound: there is none.
             Unavailable: the database is away.
         """
-        async with self._connection() as connection:
-            cursor = await connection.execute("DELETE FROM analyses WHERE id = %s", (_id_of(name),))
-            deleted = cursor.rowcount
-        if not deleted:
+        answer = await self._execute("DELETE FROM analyses WHERE id = %s", (_id_of(name),), seconds=ANSWER_SECONDS)
+        if not answer.row_count:
             raise NotFound("There is no such analysis.", metadata={"name": name})
+
+
+def _unavailable(why: str) -> Unavailable:
+    log.warning("database_unavailable", error=why)
+    return Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE")
 
 
 def _apply_migrations(url: str) -> int:
@@ -203,10 +240,13 @@ def _apply_migrations(url: str) -> int:
     backend = yoyo.get_backend(f"postgresql+psycopg://{rest}")
     try:
         migrations = yoyo.read_migrations(str(MIGRATIONS))
-        with backend.lock(timeout=30):
-            missing = backend.to_apply(migrations)
-            backend.apply_migrations(missing)
-            return len(missing)
+        # yoyo's own lock is a row, which a process that is killed in the midst of a migration leaves behind for ever;
+        # this one ends with the connection.
+        if not backend.execute(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})").fetchone()[0]:
+            raise RuntimeError("another process is migrating the database")
+        missing = backend.to_apply(migrations)
+        backend.apply_migrations(missing)
+        return len(missing)
     finally:
         backend.connection.close()
 
@@ -218,12 +258,14 @@ def _id_of(name: str) -> uuid.UUID:
         raise NotFound("There is no such analysis.", metadata={"name": name}) from None
 
 
-def _without_maps(analysis: analysis_pb2.Analysis) -> analysis_pb2.Analysis:
+def _slim(analysis: analysis_pb2.Analysis) -> analysis_pb2.Analysis:
     slim = analysis_pb2.Analysis()
     slim.CopyFrom(analysis)
     for finding in slim.findings:
         finding.ClearField("heat_map")
         finding.ClearField("reliability_map")
+    for face in slim.faces:
+        face.ClearField("embedding")  # biometric: kept by a gallery that asks for it, and by nothing else
     return slim
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -45,19 +46,23 @@ class PassiveServicer(pb_grpc.PassiveServiceServicer):
         self._analyzer.select(request.detectors)
         picture = await self._limiter.run(decode_image, request.image, self._limits)
         report = report_pb2.AnalyzerReport(image=image_info_to_proto(picture.info))
-        async for result in self._analyzer.results(picture, request.detectors, include_maps=request.include_maps):
-            report.findings.append(result.finding)
-            yield pb.AnalyzeStreamResponse(finding=result.finding)
-            report.evidence.extend(result.evidence)
-            for piece in result.evidence:
-                yield pb.AnalyzeStreamResponse(evidence=piece)
-            report.metrics.extend(result.metrics)
-            report.signals.extend(result.signals)
-            for metric in result.metrics:
-                yield pb.AnalyzeStreamResponse(metric=metric)
-            if result.missing:
-                report.missing.append(result.missing)
-                yield pb.AnalyzeStreamResponse(missing=result.missing)
+        arriving = self._analyzer.results(picture, request.detectors, include_maps=request.include_maps)
+        async with aclosing(arriving):
+            async for result in arriving:
+                report.findings.append(result.finding)
+                yield pb.AnalyzeStreamResponse(finding=result.finding)
+                report.evidence.extend(result.evidence)
+                for piece in result.evidence:
+                    yield pb.AnalyzeStreamResponse(evidence=piece)
+                report.metrics.extend(result.metrics)
+                for metric in result.metrics:
+                    yield pb.AnalyzeStreamResponse(metric=metric)
+                report.signals.extend(result.signals)
+                for signal in result.signals:
+                    yield pb.AnalyzeStreamResponse(signal=signal)
+                if result.missing:
+                    report.missing.append(result.missing)
+                    yield pb.AnalyzeStreamResponse(missing=result.missing)
         yield pb.AnalyzeStreamResponse(done=report)
 
     async def ListDetectors(self, request: pb.ListDetectorsRequest, context: Context) -> pb.ListDetectorsResponse:

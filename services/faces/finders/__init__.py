@@ -45,10 +45,11 @@ class FaceFinder(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Faces, most confident first, and the finders that should have looked for them and could not."""
+    """Faces, most confident first, the finders that should have looked for them and could not, and the one that did."""
 
     faces: tuple[DetectedFace, ...]
     passed_over: tuple[ModelUnavailable, ...] = ()
+    detector: FaceDetector | None = None
 
 
 class Finders:
@@ -91,7 +92,7 @@ class Finders:
                 passed_over.append(error)
                 continue
             limit = min(max_faces or self._max_faces, self._max_faces)
-            return Found(tuple(faces[:limit]), tuple(passed_over))
+            return Found(tuple(faces[:limit]), tuple(passed_over), finder.detector)
         raise passed_over[0]
 
     def warm_up(self) -> None:

@@ -6,7 +6,6 @@ ends with OK, so that the edge passes on the body as it stands; only a caller wh
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import datetime as dt
 import json
@@ -24,6 +23,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from services.common.context import request_id
 from services.common.errors import (
     DeadlineExceeded,
+    Forbidden,
     InvalidInput,
     NotFound,
     NotImplementedYet,
@@ -31,6 +31,7 @@ from services.common.errors import (
     PentimentoError,
     TooLarge,
     Unavailable,
+    internal_message,
 )
 
 __all__ = [
@@ -91,8 +92,6 @@ async def respond(
     except TimeoutError:
         log.info("request_timeout")
         reply = to_reply(DeadlineExceeded("The work took longer than it is allowed to."))
-    except asyncio.CancelledError:
-        raise
     except Exception:
         log.exception("request_failed")
         reply = error_reply(PentimentoError(internal_message()))
@@ -119,13 +118,9 @@ def error_reply(error: PentimentoError, *, message: str | None = None) -> Reply:
     return Reply(body, status, _retry_after(error))
 
 
-def internal_message() -> str:
-    """What a caller is told of a defect: nothing but how to report it."""
-    return f"Internal error. Please report it with the request id {request_id()}."
-
-
 _STATUS: Final[tuple[tuple[type[PentimentoError], int, str], ...]] = (
     (InvalidInput, 400, "Validation error"),
+    (Forbidden, 403, "Not allowed"),
     (Overloaded, 429, "Too many requests"),
     (DeadlineExceeded, 504, "Processing timeout"),
     (Unavailable, 503, "Service unavailable"),

@@ -19,10 +19,10 @@ from pentimento.common.v1 import detection_pb2
 from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
-from services.common.errors import DeadlineExceeded, PentimentoError, Unavailable
+from services.common.errors import DeadlineExceeded, PentimentoError, Unavailable, internal_message
 from services.orchestrator.intake import Intake, Source
 from services.orchestrator.ports import PassiveClient
-from services.orchestrator.rest.http import Context, Reply, error_reply, internal_message, respond
+from services.orchestrator.rest.http import Context, Reply, error_reply, respond
 
 __all__ = ["FORMATS", "ImageInterfaceServicer"]
 

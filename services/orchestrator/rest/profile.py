@@ -14,6 +14,7 @@ from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
 from services.common.errors import (
     DamagedImage,
+    Forbidden,
     ModelUnavailable,
     PentimentoError,
     RejectedUrl,
@@ -34,6 +35,7 @@ CARTOON: Final = "Cartoon Image"
 NOT_CARTOON: Final = "Non-Cartoon Image"
 
 KIND_MODEL: Final = "vgg16_cartoon"
+_BIOMETRICS_DISABLED: Final = "BIOMETRICS_DISABLED"
 
 _GENDERS: Final = {face_pb2.GENDER_FEMALE: "female", face_pb2.GENDER_MALE: "male"}
 
@@ -158,9 +160,11 @@ def _corners(box: Any) -> list[int]:
 
 
 def _missing_estimate(answer: faces_service_pb2.AnalyzeResponse, face: face_pb2.Face) -> PentimentoError:
-    """Why a face has no age or no gender, naming the model that could not be asked."""
+    """Why a face has no age or no gender: the deployment forbids it, or the model that could not be asked."""
     wanted = "gender" if face.HasField("age") else "age"
     for missing in answer.report.missing:
+        if missing.part == wanted and missing.reason == _BIOMETRICS_DISABLED:
+            return Forbidden(missing.message, reason=missing.reason)
         if missing.part == wanted:
             return ModelUnavailable(wanted, missing.message, installed=missing.reason != "MODEL_NOT_INSTALLED")
     return ModelUnavailable(wanted)

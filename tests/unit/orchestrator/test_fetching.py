@@ -17,7 +17,7 @@ import httpcore
 import pytest
 from structlog.testing import capture_logs
 
-from services.common.errors import RejectedUrl, TooLarge
+from services.common.errors import Overloaded, RejectedUrl, TooLarge
 from services.orchestrator import fetching
 from services.orchestrator.fetching import UrlFetcher, is_public_address
 
@@ -573,10 +573,26 @@ class TestUse:
             await UrlFetcher(allow_loopback=True).fetch("http://127.0.0.1/")
 
     async def test_many_at_once(self) -> None:
-        async with serving(reply(b"pixels")) as server, UrlFetcher(allow_loopback=True) as fetcher:
+        async with serving(reply(b"pixels")) as server, UrlFetcher(allow_loopback=True, max_concurrent=50) as fetcher:
             fetched = await asyncio.gather(*(fetcher.fetch(server.url(f"/{number}.png")) for number in range(50)))
         assert [one.filename for one in fetched] == [f"{number}.png" for number in range(50)]
 
     @pytest.mark.parametrize("address", ["8.8.8.8", "93.184.216.34", "2606:4700:4700::1111", "2a00:1450:4001::1"])
     async def test_public_addresses(self, address: str) -> None:
         assert is_public_address(address)
+
+
+async def test_only_so_many_fetches_at_once():
+    release = asyncio.Event()
+
+    async def resolver(host: str, port: int) -> Sequence[str]:
+        await release.wait()
+        return []
+
+    async with UrlFetcher(max_concurrent=2, resolver=resolver) as fetcher:
+        waiting = [asyncio.create_task(fetcher.fetch("http://example.org/a.jpg")) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(Overloaded):
+            await fetcher.fetch("http://example.org/a.jpg")
+        release.set()
+        assert all(isinstance(error, RejectedUrl) for error in await asyncio.gather(*waiting, return_exceptions=True))

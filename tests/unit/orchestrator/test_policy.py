@@ -192,3 +192,30 @@ def test_posterior_by_hand(log10, prior, probability):
 @given(st.floats(-1e6, 1e6), st.floats(1e-9, 1 - 1e-9))
 def test_posterior_never_overflows(log10, prior):
     assert 0.0 <= posterior(log10, prior) <= 1.0
+
+
+def test_pasted_tags_do_not_add_up():
+    finding = ScoredFinding("generated", "Generated or not", 1.5)
+    one = EvidenceItem(Direction.AUTHENTIC, Strength.WEAK)
+    once = decide_generated(GeneratedInput(evidence=[one], findings=[finding], prior=0.1))
+    often = decide_generated(GeneratedInput(evidence=[one] * 20, findings=[finding], prior=0.1))
+    assert often == once
+    assert often.decision is Decision.SUSPICIOUS_AI_LIKELY
+
+
+def test_hints_of_one_source_count_once():
+    hint = EvidenceItem(AI, Strength.WEAK, "a hint", "metadata")
+    once = decide_generated(GeneratedInput(evidence=[hint], prior=0.1))
+    often = decide_generated(GeneratedInput(evidence=[hint] * 9, prior=0.1))
+    assert often.log10_likelihood_ratio == once.log10_likelihood_ratio
+    elsewhere = EvidenceItem(AI, Strength.WEAK, "another hint", "watermark")
+    both = decide_generated(GeneratedInput(evidence=[hint, elsewhere], prior=0.1))
+    assert both.log10_likelihood_ratio == pytest.approx(2 * once.log10_likelihood_ratio)
+
+
+def test_detectors_that_saw_nothing_take_nothing_away_from_one_that_did():
+    copied = ScoredFinding("copy_move", "Copy-move", 1.4, Technique.COPY_MOVE, "A region appears twice.")
+    silent = [ScoredFinding(f"other_{index}", "Other", -0.2) for index in range(10)]
+    alone, among = (decide_edited(EditInput(findings=found, prior=0.1)) for found in ([copied], [copied, *silent]))
+    assert among.decision is alone.decision is EditDecision.EDITED
+    assert among.probability == alone.probability == among.techniques[0].probability

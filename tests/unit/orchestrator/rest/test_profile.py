@@ -8,7 +8,7 @@ import pytest
 from pentimento.common.v1 import detection_pb2, face_pb2, geometry_pb2, report_pb2
 from pentimento.faces.v1 import faces_service_pb2 as faces
 
-from services.common.errors import ModelUnavailable, Unavailable
+from services.common.errors import Forbidden, ModelUnavailable, Unavailable
 
 from .conftest import Mesh, form, json_body
 
@@ -98,6 +98,19 @@ async def test_gender_names_the_model_that_is_missing(mesh: Mesh, jpeg: bytes) -
     )
     answer = await mesh.ask("ProfileService.EstimateGender", form(("file", "me.jpg", jpeg)))
     assert (answer.status, answer.json["error"]) == (503, "Model age is not installed.")
+
+
+async def test_biometrics_are_forbidden(mesh: Mesh, jpeg: bytes) -> None:
+    words = "This deployment gives no biometric answers."
+    missing = detection_pb2.Missing(part="age", reason="BIOMETRICS_DISABLED", message=words)
+    mesh.faces.answers["analyze"] = faces.AnalyzeResponse(
+        faces=[face(0.9)], report=report_pb2.AnalyzerReport(missing=[missing])
+    )
+    answer = await mesh.ask("ProfileService.EstimateGender", form(("file", "me.jpg", jpeg)))
+    assert (answer.status, answer.json["message"], answer.json["error"]) == (403, "Not allowed", words)
+    mesh.faces.answers["analyze"] = Forbidden(words)
+    answer = await mesh.ask("ProfileService.EstimateGender", form(("file", "me.jpg", jpeg)))
+    assert (answer.status, answer.json["error"]) == (403, words)
 
 
 @pytest.mark.parametrize(
