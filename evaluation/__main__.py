@@ -21,10 +21,10 @@ from evaluation.calibration.samples import Samples as CalibrationSamples
 from evaluation.degradation import curves, laundering
 from evaluation.gate import run_gate
 from evaluation.metrics.errors import MetricError
-from evaluation.plots import alarm_rate, draw
-from evaluation.report import figures_of, is_positive, markdown, to_json
+from evaluation.plots import draw
+from evaluation.report import figures_of, is_positive, markdown, robustness_markdown, robustness_of, to_json
 from evaluation.runner import Degrading, Results, by_subject, run
-from evaluation.samples import DataError, Sample, load_samples
+from evaluation.samples import DataError, Samples, load_samples
 from evaluation.scenes import compose_scenes
 from services.common.calibration import Calibration
 from services.common.detection import Question
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.command(options))
-    except (DataError, MetricError, ValueError) as error:
+    except (DataError, MetricError, ValueError, OSError) as error:
         print(f"evaluation: {error}", file=sys.stderr)
         return 2
 
@@ -89,7 +89,7 @@ def _data_options(parser: argparse.ArgumentParser) -> None:
         "--with",
         dest="arrangements",
         action="append",
-        help="passive (default), faces, mesh:URL or peer:NAME=COMMAND; may be given several times",
+        help="passive (default), faces, mesh:URL or peer:NAME[/TECHNIQUE]=COMMAND; may be given several times",
     )
     parser.add_argument("--only", default="", help="only these subjects, with commas")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes")
@@ -99,14 +99,18 @@ def _words(text: str) -> list[str]:
     return [word for word in text.split(",") if word]
 
 
-def _measured(
-    options: argparse.Namespace, folder: Path, degradings: Sequence[Degrading]
-) -> tuple[Results, list[Sample], dict[str, str]]:
+def _load(options: argparse.Namespace) -> Samples:
     loaded = load_samples(options.data, split=options.split, sets=_words(options.sets))
     for reason, count in loaded.left_out.items():
         print(f"left out: {count} pictures ({reason})")
+    return loaded
+
+
+def _measure(
+    options: argparse.Namespace, samples: Samples, folder: Path, degradings: Sequence[Degrading] = (Degrading(),)
+) -> Results:
     results = run(
-        loaded.samples,
+        samples.samples,
         options.arrangements or ["passive"],
         folder / "results.jsonl",
         degradings=degradings,
@@ -114,11 +118,17 @@ def _measured(
         only=_words(options.only),
         jobs=options.jobs,
     )
-    for name, reason in results.bad_files[:BAD_FILES_SHOWN]:
-        print(f"bad file: {name}: {reason}")
-    if len(results.bad_files) > BAD_FILES_SHOWN:
-        print(f"and {len(results.bad_files) - BAD_FILES_SHOWN} more bad files")
-    return results, list(loaded.samples), dict(loaded.notes)
+    for line in _bad_files(results):
+        print(line)
+    if not results.records:
+        raise DataError("nothing could be measured")
+    return results
+
+
+def _bad_files(results: Results) -> list[str]:
+    lines = [f"bad file: {name}: {reason}" for name, reason in results.bad_files[:BAD_FILES_SHOWN]]
+    more = len(results.bad_files) - BAD_FILES_SHOWN
+    return [*lines, f"and {more} more bad files"] if more > 0 else lines
 
 
 def _degradings(options: argparse.Namespace) -> list[Degrading]:
@@ -138,18 +148,30 @@ def _degradings(options: argparse.Namespace) -> list[Degrading]:
 def _run(options: argparse.Namespace) -> int:
     calibration: Calibration | None = load(options.calibration) if options.calibration else None
     degradings = _degradings(options)
-    results, samples, notes = _measured(options, options.out, degradings)
-    if calibration is not None:
+    loaded = _load(options)
+    samples = loaded.samples
+    if calibration is not None:  # before anything is measured: it may take hours
         refuse_same_sources(calibration, {sample.source for sample in samples})
+    if options.page:
+        _parts_of(options.page, options.section)
+    results = _measure(options, loaded, options.out, degradings)
     figures = figures_of(results, samples, calibration=calibration)
+    robustness = robustness_of(results, samples) if len(degradings) > 1 else []
     pictures = draw(results, samples, options.out / "plots", calibration=calibration)
     text = markdown(figures)
-    if len(degradings) > 1:
-        text += "\n" + _robustness(results, samples)
-    if notes:
-        text += "\n" + "\n".join(f"- {name}: {note}" for name, note in notes.items()) + "\n"
-    (options.out / "report.md").write_text(text, encoding="utf-8")
-    (options.out / "report.json").write_text(json.dumps(to_json(figures), indent=1) + "\n", encoding="utf-8")
+    if robustness:
+        text += "\n" + robustness_markdown(robustness, results.subjects)
+    if loaded.notes:
+        text += "\n" + "\n".join(f"- {name}: {note}" for name, note in loaded.notes.items()) + "\n"
+    facts = {
+        "subjects": to_json(figures),
+        "robustness": to_json(robustness),
+        "bad_files": dict(results.bad_files),
+        "left_out": dict(loaded.left_out),
+    }
+    listed = "".join(f"\n- {line}" for line in _bad_files(results))
+    (options.out / "report.md").write_text(text + (f"{listed}\n" if listed else ""), encoding="utf-8")
+    (options.out / "report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if options.page:
         _write_section(options.page, options.section, text)
     print(text)
@@ -157,36 +179,26 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_section(page: Path, section: str, text: str) -> None:
-    """Replaces what stands between the marks of a section; the prose around it is a person's."""
+def _parts_of(page: Path, section: str) -> tuple[str, str]:
+    """What stands before and after a section, its marks included."""
     begin, end = f"<!-- begin {section} -->", f"<!-- end {section} -->"
     before, mark, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closing, after = rest.partition(end)
     if not mark or not closing:
         raise ValueError(f"{page} has no section {section} (marked by {begin} and {end})")
-    page.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{after}", encoding="utf-8")
+    return before + begin, end + after
 
 
-def _robustness(results: Results, samples: Sequence[Sample]) -> str:
-    named = {sample.name: sample for sample in samples}
-    lines = ["## Robustness: alarms at the shipped threshold", ""]
-    for subject in results.subjects:
-        records = by_subject(results.records).get(subject.name, [])
-        if subject.question is None or not records:
-            continue
-        lines += [f"### {subject.title}", "", "| degradation | level | found | accused |", "|---|---|---|---|"]
-        for name, level in sorted({(record.degradation, record.level) for record in records}):
-            at = [record for record in records if (record.degradation, record.level) == (name, level)]
-            rates = [alarm_rate(subject, at, named, positive=positive) for positive in (True, False)]
-            shown = ["-" if rate is None else f"{rate:.1%}" for rate in rates]
-            lines.append(f"| {name} | {level:g} | {shown[0]} | {shown[1]} |")
-        lines.append("")
-    return "\n".join(lines)
+def _write_section(page: Path, section: str, text: str) -> None:
+    """Replaces what stands between the marks of a section; the prose around it is a person's."""
+    before, after = _parts_of(page, section)
+    page.write_text(f"{before}\n\n{text.strip()}\n\n{after}", encoding="utf-8")
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    results, samples, _ = _measured(options, options.results, [Degrading()])
-    named = {sample.name: sample for sample in samples}
+    loaded = _load(options)
+    results = _measure(options, loaded, options.results)
+    named = {sample.name: sample for sample in loaded.samples}
     by_name = {
         subject.name: {record.sample: record for record in by_subject(results.records).get(subject.name, [])}
         for subject in results.subjects
@@ -213,6 +225,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         }
         fitted_on[question] = CalibrationSamples.of(labels, [named[name].source for name in relevant], scores)
     calibration = fit_calibration(fitted_on, {subject.name: subject.version for subject in results.subjects})
+    if not calibration.detectors:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in calibration.uncalibrated.items())
+        raise DataError(f"nothing could be calibrated: {reasons or 'no pictures that any detector is meant for'}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save(calibration, options.out)
     for name, detector in calibration.detectors.items():
@@ -229,7 +244,7 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 
 def _scenes(options: argparse.Namespace) -> int:
-    loaded = load_samples(options.data, split=options.split, sets=_words(options.sets))
+    loaded = _load(options)
     portraits = [sample for sample in loaded.samples if options.match in sample.name]
     manifest = compose_scenes(portraits, options.out, count=options.count)
     print(f"{2 * options.count} scenes out of {len(portraits)} portraits: {manifest}")

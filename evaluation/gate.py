@@ -8,13 +8,15 @@ finds fewer forgeries, than gate.toml allows. A detector that gate.toml does not
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from evaluation.forgery import Encoding, ForgeryFailed, make_pair, makers
 from evaluation.pristine import Pristine, pristine_pictures
+from evaluation.report import alarm_threshold
 from evaluation.subjects import Backend, PassiveBackend, Subject
 from services.common.detection import Technique
 
@@ -58,35 +60,43 @@ def run_gate(backends: Sequence[Backend] | None = None, *, size: int = 384, vari
     """
     pictures = list(pristine_pictures(size=size, variants=variants))
     bounds = tomllib.loads(BOUNDS.read_text(encoding="utf-8"))
+    chosen = backends if backends is not None else [PassiveBackend("")]
+    planted = _plant({t for backend in chosen for subject in backend.subjects() for t in subject.techniques}, pictures)
     results = []
-    for backend in backends if backends is not None else [PassiveBackend("")]:
+    for backend in chosen:
         subjects = list(backend.subjects())
         honest = {picture.name: _alarms(backend, ENCODING.encode(picture.rgb), subjects) for picture in pictures}
+        found: Counter[str] = Counter()
+        for technique, forgeries in planted.items():
+            meant = [subject for subject in subjects if technique in subject.techniques]
+            for forged in forgeries if meant else ():
+                found.update(_alarms(backend, forged, meant))
         for subject in subjects:
             accused = tuple(name for name, alarms in honest.items() if subject.name in alarms)
-            forgeries = _plant(subject, pictures)
-            found = sum(subject.name in _alarms(backend, forged, [subject]) for forged in forgeries)
-            failures = _failures(bounds.get(subject.name, DEFAULT), accused, found, len(forgeries))
+            count = sum(len(planted[technique]) for technique in subject.techniques if technique in planted)
             results.append(
                 GateResult(
                     subject=subject,
                     accused=accused,
                     honest=len(pictures),
-                    found=found,
-                    planted=len(forgeries),
-                    failures=failures,
+                    found=found[subject.name],
+                    planted=count,
+                    failures=_failures(
+                        {**DEFAULT, **bounds.get(subject.name, {})}, accused, found[subject.name], count
+                    ),
                 )
             )
     return results
 
 
-def _plant(subject: Subject, pictures: Sequence[Pristine]) -> list[bytes]:
-    """A forgery in every picture, of each technique that the detector names and the maker can plant."""
-    forgeries = []
-    for technique in subject.techniques:
+def _plant(techniques: Collection[Technique], pictures: Sequence[Pristine]) -> dict[Technique, list[bytes]]:
+    """A forgery in every picture, by technique, of those that the maker can plant."""
+    planted: dict[Technique, list[bytes]] = {}
+    for technique in sorted(techniques, key=lambda technique: technique.value):
         names = [maker.name for maker in makers().values() if maker.technique is technique]
         if not names or technique is Technique.OTHER:
             continue
+        forgeries = []
         for seed, picture in enumerate(pictures):
             donor = pictures[(seed + 1) % len(pictures)].rgb
             name = names[seed % len(names)]
@@ -95,15 +105,16 @@ def _plant(subject: Subject, pictures: Sequence[Pristine]) -> list[bytes]:
             except ForgeryFailed:
                 continue  # too plain for a forgery that could be found
             forgeries.append(pair.forged)
-    return forgeries
+        planted[technique] = forgeries
+    return planted
 
 
 def _alarms(backend: Backend, content: bytes, subjects: Sequence[Subject]) -> set[str]:
-    measurements = backend.measure(content)
+    measurements = backend.measure(content, {subject.name for subject in subjects})
     return {
         subject.name
         for subject in subjects
-        if (score := measurements[subject.name].score) is not None and score >= (subject.threshold or 0.5)
+        if (score := measurements[subject.name].score) is not None and score >= alarm_threshold(subject)
     }
 
 

@@ -16,7 +16,7 @@ from evaluation.degradation import curves
 from evaluation.metrics.calibration import reliability_curve
 from evaluation.metrics.coverage import abstentions_as_no_alarm
 from evaluation.metrics.detection import precision_recall_curve, roc_curve
-from evaluation.report import MAX_FPR, is_positive
+from evaluation.report import MAX_FPR, alarm_rate, alarm_threshold, is_positive
 from evaluation.runner import Record, Results, by_subject
 from evaluation.samples import Sample
 from evaluation.subjects import Subject
@@ -53,7 +53,7 @@ def draw(
             files += contact_sheets(subject, unchanged, named, folder)
             if calibration is not None:
                 files += _draw_reliability(subject, unchanged, named, calibration, folder)
-        if {record.degradation for record in records} - {"unchanged"}:
+        if subject.question is not None and {record.degradation for record in records} - {"unchanged"}:
             files.append(_draw_robustness(subject, records, named, folder))
     return files
 
@@ -130,17 +130,6 @@ def _draw_robustness(subject: Subject, records: Sequence[Record], named: Mapping
     return _save(figure, folder / f"{subject.name}-robustness.png")
 
 
-def alarm_rate(
-    subject: Subject, records: Sequence[Record], named: Mapping[str, Sample], *, positive: bool
-) -> float | None:
-    """Share (0-1) of the subject's positives, or of the honest pictures, at which it raises an alarm; None without."""
-    threshold = 0.5 if subject.threshold is None else subject.threshold
-    relevant = [record for record in records if is_positive(subject, named[record.sample]) is positive]
-    if not relevant:
-        return None
-    return sum(record.score is not None and record.score >= threshold for record in relevant) / len(relevant)
-
-
 def contact_sheets(
     subject: Subject, records: Sequence[Record], named: Mapping[str, Sample], folder: Path
 ) -> list[Path]:
@@ -148,7 +137,7 @@ def contact_sheets(
     files = []
     for positive, word in ((True, "misses"), (False, "false-alarms")):
         relevant = [record for record in records if is_positive(subject, named[record.sample]) is positive]
-        threshold = 0.5 if subject.threshold is None else subject.threshold
+        threshold = alarm_threshold(subject)
         wrong = [record for record in relevant if ((record.score or 0.0) >= threshold) is not positive]
         wrong.sort(key=lambda record: record.score or 0.0, reverse=not positive)
         if wrong:

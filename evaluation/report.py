@@ -28,7 +28,19 @@ from services.common.calibration import Calibration
 from services.common.detection import Question
 from services.orchestrator.policy import even_odds_score
 
-__all__ = ["SetFigures", "SubjectFigures", "figures_of", "is_positive", "markdown", "to_json"]
+__all__ = [
+    "RobustnessRow",
+    "SetFigures",
+    "SubjectFigures",
+    "alarm_rate",
+    "alarm_threshold",
+    "figures_of",
+    "is_positive",
+    "markdown",
+    "robustness_markdown",
+    "robustness_of",
+    "to_json",
+]
 
 MAX_FPR: Final = 0.02
 
@@ -199,9 +211,62 @@ def _boxes(records: Sequence[Record], named: Mapping[str, Sample]) -> BoxSummary
         return None
 
 
-def to_json(figures: Sequence[SubjectFigures]) -> list[dict[str, Any]]:
-    """All figures as JSON-serialisable objects."""
-    return [_plain(each) for each in figures]
+def alarm_threshold(subject: Subject) -> float:
+    """Score from which a subject raises an alarm: as shipped, or 0.5 where it does not say."""
+    return 0.5 if subject.threshold is None else subject.threshold
+
+
+def alarm_rate(
+    subject: Subject, records: Sequence[Record], named: Mapping[str, Sample], *, positive: bool
+) -> float | None:
+    """Share (0-1) of the subject's positives, or of the honest pictures, at which it raises an alarm; None without."""
+    threshold = alarm_threshold(subject)
+    relevant = [record for record in records if is_positive(subject, named[record.sample]) is positive]
+    if not relevant:
+        return None
+    return sum(record.score is not None and record.score >= threshold for record in relevant) / len(relevant)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobustnessRow:
+    """Alarms of one subject (by name) under one degradation, at the shipped threshold.
+
+    Attributes:
+        subject, degradation, level: of what.
+        found: share of its positives, 0-1; None without any. accused: of the honest pictures.
+    """
+
+    subject: str
+    degradation: str
+    level: float
+    found: float | None
+    accused: float | None
+
+
+def robustness_of(results: Results, samples: Sequence[Sample]) -> list[RobustnessRow]:
+    """A row for every subject that answers a question, degradation and level."""
+    named = {sample.name: sample for sample in samples}
+    grouped = by_subject(results.records)
+    rows = []
+    for subject in results.subjects:
+        records = grouped.get(subject.name, []) if subject.question is not None else []
+        for name, level in sorted({(record.degradation, record.level) for record in records}):
+            at = [record for record in records if (record.degradation, record.level) == (name, level)]
+            rows.append(
+                RobustnessRow(
+                    subject=subject.name,
+                    degradation=name,
+                    level=level,
+                    found=alarm_rate(subject, at, named, positive=True),
+                    accused=alarm_rate(subject, at, named, positive=False),
+                )
+            )
+    return rows
+
+
+def to_json(items: Sequence[Any]) -> list[dict[str, Any]]:
+    """Figures, robustness rows or other dataclasses as JSON-serialisable objects."""
+    return [_plain(each) for each in items]
 
 
 def _plain(value: Any) -> Any:
@@ -239,9 +304,31 @@ def markdown(figures: Sequence[SubjectFigures]) -> str:
             recall = _estimate(each.boxes.recall)
             parts += ["", f"Boxes at IoU 0.5: {counts}, recall {recall}, precision {precision}, AP {average}."]
         if each.cllr is not None:
-            parts += ["", f"Calibration: Cllr {each.cllr:.3f} bits (minimum {each.cllr_min:.3f}), ECE {each.ece:.3f}."]
+            parts += ["", _calibration_line(each)]
         parts.append("")
     return "\n".join(parts)
+
+
+def _calibration_line(figures: SubjectFigures) -> str:
+    return (
+        f"Calibrated likelihood ratios, where it applied: Cllr {figures.cllr:.3f} bits (1 says nothing; at best "
+        f"{figures.cllr_min:.3f} with these scores), ECE {figures.ece:.3f} at even odds."
+    )
+
+
+def robustness_markdown(rows: Sequence[RobustnessRow], subjects: Sequence[Subject]) -> str:
+    """The rows as one table a subject."""
+    lines = ["## Robustness: alarms at the shipped threshold", ""]
+    for subject in subjects:
+        of_subject = [row for row in rows if row.subject == subject.name]
+        if not of_subject:
+            continue
+        lines += [f"### {subject.title}", "", "| degradation | level | found | accused |", "|---|---|---|---|"]
+        for row in of_subject:
+            found, accused = ("-" if rate is None else f"{rate:.1%}" for rate in (row.found, row.accused))
+            lines.append(f"| {row.degradation} | {row.level:g} | {found} | {accused} |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def _detection_table(summary: DetectionSummary, threshold: float | None) -> list[str]:

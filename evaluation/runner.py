@@ -1,7 +1,8 @@
 """Runs subjects over samples: in parallel, resumable, one bad file never fatal.
 
 Results are lines of JSON in `results.jsonl`, one per picture, degradation and subject. A run that was stopped goes on
-where it was: a line is reused if the picture's bytes (by SHA-256), degradation and the subject's version are the same.
+where it was: a line is reused if the picture's bytes (by SHA-256), its label and mask, the degradation and the
+subject's version are the same. A subject that is new is measured alone.
 """
 
 from __future__ import annotations
@@ -9,17 +10,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import threading
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import ExifTags, Image
 from tqdm import tqdm
 
 from evaluation.degradation import UNCHANGED, Degradation, curves, laundering
@@ -28,7 +33,7 @@ from evaluation.samples import Label, Sample
 from evaluation.subjects import Backend, Measurement, Subject, make_backend
 from services.common.detection import Applicability
 
-__all__ = ["Degrading", "Record", "Results", "run"]
+__all__ = ["Degrading", "Record", "Results", "by_subject", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +67,8 @@ class Record:
 
     Attributes:
         sample: name of the picture.
-        sha256: of the file as it was measured before degradation.
+        sha256: of the file before degradation.
+        truth: digest of the label and the mask that it was compared with.
         degradation, level: what was done to it first.
         subject, version: who said it.
         applicability: whether it could look.
@@ -76,6 +82,7 @@ class Record:
 
     sample: str
     sha256: str
+    truth: str
     degradation: str
     level: float
     subject: str
@@ -89,9 +96,17 @@ class Record:
     boxes: tuple[tuple[float, ...], ...] | None
 
     @property
-    def key(self) -> tuple[str, str, str, float, str, str]:
+    def key(self) -> tuple[str, str, str, str, float, str, str]:
         """What makes two results the same."""
-        return (self.sample, self.sha256, self.degradation, self.level, self.subject, self.version)
+        return (
+            self.sample,
+            self.sha256,
+            self.truth,
+            self.degradation,
+            self.level,
+            self.subject,
+            self.version,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As a JSON object."""
@@ -180,61 +195,113 @@ def run(
         jobs: worker processes.
 
     Raises:
-        ValueError: an unknown backend, degradation or subject.
+        ValueError: an unknown backend, degradation or subject, or two subjects of one name.
     """
     backends = [make_backend(arrangement) for arrangement in arrangements]
-    subjects = [subject for backend in backends for subject in backend.subjects()]
-    if unknown := sorted(set(only) - {subject.name for subject in subjects}):
-        raise ValueError(f"unknown subject {unknown[0]}; there are {', '.join(sorted(s.name for s in subjects))}")
-    chosen = {subject.name: subject for subject in subjects if not only or subject.name in only}
+    chosen = _choose([subject for backend in backends for subject in backend.subjects()], only)
     for degrading in degradings:
         degrading.find(camera_file)
 
     known = {record.key: record for record in _read(results_file)}
     bad_files: dict[str, str] = {}
     records: list[Record] = []
-    pending: list[tuple[Sample, Degrading]] = []
+    tasks: list[_Task] = []
     for sample in samples:
         try:
-            digest = hashlib.sha256(sample.path.read_bytes()).hexdigest()
+            digest, truth = hashlib.sha256(sample.path.read_bytes()).hexdigest(), _truth(sample)
         except OSError as error:
             bad_files[sample.name] = str(error)
             continue
         for degrading in degradings:
-            keys = [
-                (sample.name, digest, degrading.name, degrading.level, subject.name, subject.version)
-                for subject in chosen.values()
-            ]
-            if all(key in known for key in keys):
-                records += [known[key] for key in keys]
-            else:
-                pending.append((sample, degrading))
+            missing = []
+            for subject in chosen.values():
+                key = (sample.name, digest, truth, degrading.name, degrading.level, subject.name, subject.version)
+                if key in known:
+                    records.append(known[key])
+                else:
+                    missing.append(subject.name)
+            if missing:
+                tasks.append(_Task(sample, degrading, tuple(missing)))
 
     results_file.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        results_file.open("a", encoding="utf-8") as file,
-        ProcessPoolExecutor(jobs, get_context("spawn"), _initialise, (list(arrangements), camera_file)) as pool,
-        tqdm(
-            total=len(samples) * len(degradings), initial=len(samples) * len(degradings) - len(pending), unit="picture"
-        ) as bar,
-    ):
-        futures: dict[Future[list[Record]], Sample] = {
-            pool.submit(_measure, sample, degrading): sample for sample, degrading in pending
-        }
-        for future in as_completed(futures):
+    total = len(samples) * len(degradings)
+    with _appending(results_file) as file, tqdm(total=total, initial=total - len(tasks), unit="picture") as bar:
+        for task, outcome in _outcomes(tasks, arrangements, camera_file, jobs):
             bar.update()
-            try:
-                measured = future.result()
-            except Exception as error:  # a file that breaks everything is listed, not fatal
-                bad_files[futures[future].name] = f"{type(error).__name__}: {error}"
+            if isinstance(outcome, BaseException):  # a file that breaks everything is listed, not fatal
+                bad_files[task.sample.name] = f"{type(outcome).__name__}: {outcome}"
                 continue
-            for record in measured:
-                if record.subject in chosen:
-                    file.write(json.dumps(record.to_json()) + "\n")
-                    records.append(record)
+            for record in outcome:
+                file.write(json.dumps(record.to_json()) + "\n")
             file.flush()
+            records += outcome
     records.sort(key=lambda record: (record.subject, record.degradation, record.level, record.sample))
     return Results(tuple(chosen.values()), tuple(records), tuple(sorted(bad_files.items())))
+
+
+def _choose(subjects: Sequence[Subject], only: Sequence[str]) -> dict[str, Subject]:
+    named = Counter(subject.name for subject in subjects)
+    if unknown := sorted(set(only) - set(named)):
+        raise ValueError(f"unknown subject {unknown[0]}; there are {', '.join(sorted(named))}")
+    if twice := sorted(name for name, count in named.items() if count > 1):
+        raise ValueError(f"two subjects are called {twice[0]}: measure them in runs of their own")
+    return {subject.name: subject for subject in subjects if not only or subject.name in only}
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """One picture under one degradation, for the subjects whose answers are missing."""
+
+    sample: Sample
+    degrading: Degrading
+    subjects: tuple[str, ...]
+
+
+def _outcomes(
+    tasks: Sequence[_Task], arrangements: Sequence[str], camera_file: Path | None, jobs: int
+) -> Iterator[tuple[_Task, list[Record] | BaseException]]:
+    """Each task with its records, or with what went wrong, as they are done.
+
+    Where a picture takes its worker process down (a crash in a library, memory used up), all tasks under way are lost
+    with it. They are repeated one by one, each in processes of its own, so that the culprit alone is blamed.
+    """
+    waiting, suspects = deque(tasks), deque[_Task]()
+    while waiting or suspects:
+        alone = bool(suspects)
+        queue, workers, in_flight = (suspects, 1, 1) if alone else (waiting, jobs, 2 * jobs)
+        with ProcessPoolExecutor(workers, get_context("spawn"), _initialise, (list(arrangements), camera_file)) as pool:
+            running: dict[Future[list[Record]], _Task] = {}
+            broken = False
+            while running or (queue and not broken):
+                while queue and not broken and len(running) < in_flight:
+                    try:
+                        running[pool.submit(_measure, queue[0])] = queue[0]
+                        queue.popleft()
+                    except BrokenProcessPool:
+                        broken = True
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    task, error = running.pop(future), future.exception()
+                    if isinstance(error, BrokenProcessPool):
+                        broken = True
+                        if not alone:
+                            suspects.append(task)
+                            continue
+                    yield task, future.result() if error is None else error
+
+
+def _appending(results_file: Path) -> TextIO:
+    """The file, opened to append; a last line that was torn is ended first, so that it spoils no other."""
+    file = results_file.open("a+b")
+    if file.tell() > 0:
+        file.seek(-1, os.SEEK_END)
+        if file.read(1) != b"\n":
+            file.write(b"\n")
+    return io.TextIOWrapper(file, encoding="utf-8")
+
+
+def _truth(sample: Sample) -> str:
+    mask = sample.mask.read_bytes() if sample.mask else b""
+    return hashlib.sha256(sample.label.value.encode() + mask).hexdigest()[:16]
 
 
 def _read(results_file: Path) -> Iterator[Record]:
@@ -245,46 +312,59 @@ def _read(results_file: Path) -> Iterator[Record]:
             try:
                 yield Record.from_json(json.loads(line))
             except (ValueError, TypeError, KeyError):
-                continue  # the last line of a run that was killed
+                continue  # a line that was torn when a run was killed, or that an older version wrote
 
 
 class _Worker:
     """What a worker process keeps between pictures."""
 
     backends: Sequence[Backend] = ()
-    versions: dict[str, str]
+    subjects: dict[str, Subject]
     camera_file: Path | None = None
 
 
 def _initialise(arrangements: Sequence[str], camera_file: Path | None) -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _Worker.backends = [make_backend(arrangement) for arrangement in arrangements]
-    _Worker.versions = {subject.name: subject.version for backend in _Worker.backends for subject in backend.subjects()}
+    _Worker.subjects = {subject.name: subject for backend in _Worker.backends for subject in backend.subjects()}
     _Worker.camera_file = camera_file
 
 
-def _measure(sample: Sample, degrading: Degrading) -> list[Record]:
+def _end_with_parent() -> None:
+    """Ends this worker when the run is killed; otherwise it would wait for work for ever."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _measure(task: _Task) -> list[Record]:
+    sample, degrading = task.sample, task.degrading
     original = sample.path.read_bytes()
+    digest, truth = hashlib.sha256(original).hexdigest(), _truth(sample)
     degradation = degrading.find(_Worker.camera_file)
     content = degradation.apply(original)
     mask = _mask(sample, original, degradation)
     records = []
     for backend in _Worker.backends:
-        for name, measurement in backend.measure(content).items():
+        for name, measurement in backend.measure(content, task.subjects).items():
+            subject = _Worker.subjects[name]
             records.append(
                 Record(
                     sample=sample.name,
-                    sha256=hashlib.sha256(original).hexdigest(),
+                    sha256=digest,
+                    truth=truth,
                     degradation=degrading.name,
                     level=degrading.level,
                     subject=name,
-                    version=_Worker.versions[name],
+                    version=subject.version,
                     applicability=measurement.applicability,
                     score=measurement.score,
                     seconds=measurement.seconds,
                     explanation=measurement.explanation,
-                    pixels=_compare(measurement, mask) if mask is not None else None,
-                    alarm_area=_alarm_area(measurement) if sample.label is Label.HONEST else None,
+                    pixels=_compare(measurement, mask) if mask is not None and subject.localizes else None,
+                    alarm_area=_alarm_area(measurement) if sample.label is Label.HONEST and subject.localizes else None,
                     boxes=measurement.boxes,
                 )
             )
@@ -292,15 +372,26 @@ def _measure(sample: Sample, degrading: Degrading) -> list[Record]:
 
 
 def _mask(sample: Sample, original: bytes, degradation: Degradation) -> NDArray[np.bool_] | None:
-    """The mask at the size of the degraded picture; None where there is none, or nothing of it is left."""
-    if sample.mask is None or not sample.mask.exists():
+    """The mask at the size of the degraded picture; None where there is none, or nothing of it is left.
+
+    An honest picture has none, whatever the data say: F1 over pictures without a forgery means nothing.
+    """
+    if sample.mask is None or sample.label is Label.HONEST:
         return None
     with Image.open(io.BytesIO(original)) as picture, Image.open(sample.mask) as image:
+        size, upright = picture.size, _upright_size(picture)
         grey = image.convert("L")
-        if grey.size != picture.size:
-            grey = grey.resize(picture.size, Image.Resampling.NEAREST)
+        if grey.size != upright:
+            if grey.size == size:
+                raise ValueError(f"{sample.mask.name} lies as the file does, not upright as its orientation tag says")
+            grey = grey.resize(upright, Image.Resampling.NEAREST)
         mask = degradation.map_mask(np.asarray(grey) >= 128)
     return mask if mask.any() else None
+
+
+def _upright_size(picture: Image.Image) -> tuple[int, int]:
+    width, height = picture.size
+    return (height, width) if picture.getexif().get(ExifTags.Base.Orientation, 1) in {5, 6, 7, 8} else (width, height)
 
 
 def _compare(measurement: Measurement, mask: NDArray[np.bool_]) -> ImageScores:

@@ -6,7 +6,7 @@
 - A folder with `authentic` (or `honest`, `original`, `pristine`, `real`) and `tampered` (or `edited`, `forged`) or
   `generated` (or `ai`, `fake`) below it.
 
-A folder that holds one CSV file with such columns is read as that manifest.
+A folder that holds one CSV file with such columns is read as that manifest. Folders have neither splits nor sets.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import json
 import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from services.common.detection import Technique
 
@@ -93,63 +94,95 @@ def load_samples(data: Path, *, split: str | None = None, sets: Sequence[str] = 
         sets: only rows of these sets; empty for all.
 
     Raises:
-        DataError: it is neither, or nothing in it is labelled.
+        DataError: it is neither, a row cannot be read, or nothing in it is labelled.
     """
     if data.is_file():
         loaded = _from_manifest(data, split=split, sets=sets)
     elif data.is_dir():
-        manifests = [path for path in sorted(data.glob("*.csv")) if _columns(path) >= {"path"}]
-        if len(manifests) == 1:
+        manifests = [path for path in sorted(data.glob("*.csv")) if "path" in _columns(path)]
+        if len(manifests) > 1:
+            raise DataError(f"{data} holds several manifests: name one of {', '.join(path.name for path in manifests)}")
+        if manifests:
             loaded = _from_manifest(manifests[0], split=split, sets=sets)
+        elif split or sets:
+            raise DataError(f"{data} has no manifest, so no splits and sets to choose from: give none")
         else:
             loaded = Samples(tuple(_from_folder(data)))
     else:
         raise DataError(f"{data} does not exist")
     if not loaded.samples:
+        chosen = f" of split {split}" if split else ""
+        chosen += f" of set {', '.join(sets)}" if sets else ""
+        reasons = "".join(f"; {count} pictures: {reason}" for reason, count in loaded.left_out.items())
         raise DataError(
-            f"no labelled picture in {data}: expected a CSV with path and label (or set), image/mask folders, or "
-            "authentic/tampered folders"
+            f"no labelled picture{chosen} in {data}: expected a CSV with path and label (or set), image/mask folders, "
+            f"or authentic/tampered folders{reasons}"
         )
     return loaded
 
 
 def _columns(path: Path) -> set[str]:
-    with path.open(encoding="utf-8", newline="") as file:
+    with _opened(path) as file:
         return set(next(csv.reader(file), []))
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    """A manifest, with or without the mark that spreadsheets write first."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            yield file
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no text in UTF-8: {error}") from error
 
 
 def _from_manifest(path: Path, *, split: str | None, sets: Sequence[str]) -> Samples:
     known_sets = tomllib.loads(SETS.read_text(encoding="utf-8"))
-    samples = []
+    samples: dict[str, Sample] = {}
     left_out: Counter[str] = Counter()
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    with _opened(path) as file:
+        rows = csv.DictReader(file)
+        if "path" not in (rows.fieldnames or ()):
+            raise DataError(f"{path} has no column path; it has {', '.join(rows.fieldnames or ()) or 'none'}")
+        for row in rows:
             if (split and row.get("split") != split) or (sets and row.get("set") not in sets):
                 continue
-            facts = _facts(row, known_sets)
-            if facts is None:
+            try:
+                sample = _of_row(row, path, known_sets)
+            except ValueError as error:
+                raise DataError(f"{path}, line {rows.line_num} ({row['path']}): {error}") from error
+            if sample is None:
                 left_out[f"no label for pictures of set {row.get('set') or '(none)'}"] += 1
-                continue
-            picture = path.parent / row["path"]
-            mask = facts.get("mask")
-            samples.append(
-                Sample(
-                    name=row["path"],
-                    path=picture,
-                    label=facts["label"],
-                    technique=facts.get("technique"),
-                    mask=(picture.parent / mask).resolve() if mask and not row.get("mask") else _given(path, mask),
-                    source=row.get("source") or row.get("group") or row["path"],
-                    set_name=row.get("set", ""),
-                    boxes=_boxes(row.get("boxes", "")),
-                )
-            )
+            elif sample.name in samples:
+                raise DataError(f"{path}, line {rows.line_num}: {sample.name} is there twice")
+            else:
+                samples[sample.name] = sample
     notes = {
         name: known_sets[name]["note"]
-        for name in sorted({s.set_name for s in samples})
+        for name in sorted({sample.set_name for sample in samples.values()})
         if "note" in known_sets.get(name, {})
     }
-    return Samples(tuple(sorted(samples, key=lambda sample: sample.name)), dict(left_out), notes)
+    return Samples(tuple(sorted(samples.values(), key=lambda sample: sample.name)), dict(left_out), notes)
+
+
+def _of_row(row: Mapping[str, str], manifest: Path, known_sets: Mapping[str, Any]) -> Sample | None:
+    """The sample of a row, or None if nothing says what it is. Raises ValueError for a cell that cannot be read."""
+    if not row["path"]:
+        raise ValueError("no path")
+    facts = _facts(row, known_sets)
+    if facts is None:
+        return None
+    picture, mask = manifest.parent / row["path"], facts.get("mask")
+    return Sample(
+        name=row["path"],
+        path=picture,
+        label=facts["label"],
+        technique=facts.get("technique"),
+        mask=(picture.parent / mask).resolve() if mask and not row.get("mask") else _given(manifest, mask),
+        source=row.get("source") or row.get("group") or row["path"],
+        set_name=row.get("set") or "",
+        boxes=_boxes(row.get("boxes") or ""),
+    )
 
 
 def _given(manifest: Path, mask: str | None) -> Path | None:
@@ -161,10 +194,10 @@ def _facts(row: Mapping[str, str], known_sets: Mapping[str, Any]) -> dict[str, A
     if row.get("label"):
         label = _label(row["label"])
         if label is None:
-            raise DataError(f"{row['path']}: label {row['label']!r} is none of honest, edited, generated")
-        technique = Technique(row["technique"]) if row.get("technique") else None
+            raise ValueError(f"label {row['label']!r} is none of honest, edited, generated")
+        technique = _technique(row["technique"]) if row.get("technique") else None
         return {"label": label, "technique": technique, "mask": row.get("mask") or None}
-    for rule in known_sets.get(row.get("set", ""), {}).get("rules", []):
+    for rule in known_sets.get(row.get("set") or "", {}).get("rules", []):
         if fnmatch("/" + row["path"], rule["glob"]):
             mask = rule["mask"].format(stem=Path(row["path"]).stem) if "mask" in rule else None
             technique = Technique(rule["technique"]) if "technique" in rule else None
@@ -176,11 +209,22 @@ def _label(word: str) -> Label | None:
     return next((label for label, words in WORDS.items() if word.strip().lower() in words), None)
 
 
+def _technique(word: str) -> Technique:
+    try:
+        return Technique(word.strip().lower())
+    except ValueError as error:
+        known = ", ".join(technique.value for technique in Technique)
+        raise ValueError(f"technique {word!r} is none of {known}") from error
+
+
 def _boxes(text: str) -> tuple[tuple[float, float, float, float], ...] | None:
     if not text:
         return None
-    boxes = json.loads(text)
-    return tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes)
+    try:
+        boxes = json.loads(text)
+        return tuple((float(left), float(top), float(right), float(bottom)) for left, top, right, bottom in boxes)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"boxes {text!r} are no JSON list of [left, top, right, bottom]") from error
 
 
 def _from_folder(data: Path) -> Iterator[Sample]:

@@ -7,12 +7,16 @@ registries: a new one is measured without a change here.
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
+import math
 import shlex
+import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -20,18 +24,24 @@ from typing import Any, Final, Protocol
 import httpx
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import ImageLimits, decode_image
-from services.orchestrator.policy import EDITED_FROM, SCORE_HIGH, even_odds_score
+from services.orchestrator.policy import EDITED_FROM, POLICY_VERSION, SCORE_HIGH, even_odds_score
 
 __all__ = ["BACKENDS", "Backend", "Measurement", "Subject", "make_backend"]
 
 FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP", "GIF"})
 LIMITS: Final = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000, max_frames=1000, formats=FORMATS)
 PEER_SECONDS: Final = 120.0
+PEER_THRESHOLD: Final = 0.5
 MESH_SECONDS: Final = 120.0
+EDITED_SCORE: Final = even_odds_score(EDITED_FROM)
+SUSPICIOUS: Final = frozenset({"DECISION_SUSPICIOUS_AI_LIKELY", "DECISION_CONFIRMED_AI_GENERATED"})
+"""Decisions that count as an alarm."""
+MESH_ATTEMPTS: Final = 30
+"""A mesh that is busy (429, 503) is asked so many times, `Retry-After` or a second apart."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +55,7 @@ class Subject:
         question: which question it answers; None for a face finder.
         techniques: what it can find; empty for all that the question is about.
         threshold: score from which it raises an alarm, as shipped; None where it has none.
+        localizes: whether it may mark where; if not, no mask is held against it.
     """
 
     name: str
@@ -53,6 +64,7 @@ class Subject:
     question: Question | None
     techniques: tuple[Technique, ...] = ()
     threshold: float | None = None
+    localizes: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +95,8 @@ class Backend(Protocol):
         """What it measures."""
         ...
 
-    def measure(self, content: bytes) -> Mapping[str, Measurement]:
-        """The answers by subject name."""
+    def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:
+        """The answers of the subjects of these names, by name."""
         ...
 
 
@@ -120,11 +132,13 @@ class PassiveBackend:
             for spec, _ in self._registry
         ]
 
-    def measure(self, content: bytes) -> Mapping[str, Measurement]:
+    def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:
         """Decodes once, then asks each detector."""
         picture = decode_image(content, LIMITS)
         measurements = {}
         for spec, detect in self._registry:
+            if spec.name not in names:
+                continue
             started = time.perf_counter()
             try:
                 finding = detect(picture)
@@ -159,11 +173,13 @@ class FindersBackend:
             Subject(name=name, version="1", title=title, question=None) for name, (title, _) in self._finders.items()
         ]
 
-    def measure(self, content: bytes) -> Mapping[str, Measurement]:
+    def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:
         """Decodes once, then asks each finder."""
         picture = decode_image(content, LIMITS)
         measurements = {}
         for name, (_, finder) in self._finders.items():
+            if name not in names:
+                continue
             started = time.perf_counter()
             faces = finder.find(picture, min_confidence=finder.default_confidence)
             boxes = tuple(
@@ -181,6 +197,9 @@ class FindersBackend:
 class MeshBackend:
     """A running mesh, asked through its edge: every detector's finding, and the two decisions.
 
+    The score of a decision is its likelihood ratio at even odds, kept on that side of the threshold on which the
+    decision is: signed evidence may decide against the ratio.
+
     Args:
         url: of the edge.
     """
@@ -190,8 +209,17 @@ class MeshBackend:
         self._client = httpx.Client(timeout=MESH_SECONDS)
 
     def subjects(self) -> Sequence[Subject]:
-        """One a detector of the mesh, and `decision_edited` and `decision_generated`."""
-        listing = self._client.get(f"{self._url}/v1/detectors").raise_for_status().json()
+        """One a detector of the mesh, and `decision_edited` and `decision_generated`.
+
+        Raises:
+            ValueError: the mesh does not answer.
+        """
+        try:
+            listing = self._client.get(f"{self._url}/v1/detectors").raise_for_status().json()
+        except httpx.HTTPError as error:
+            raise ValueError(f"the mesh at {self._url} does not answer: {error}") from error
+        # A decision is another one as soon as the policy, or one of the detectors that it weighs, is.
+        version = f"{POLICY_VERSION}-{_digest(json.dumps(listing, sort_keys=True).encode())}"
         detectors = [
             Subject(
                 name=item["name"],
@@ -207,47 +235,62 @@ class MeshBackend:
             *detectors,
             Subject(
                 name="decision_edited",
-                version="policy",
+                version=version,
                 title="Decision: edited",
                 question=Question.EDITED,
-                threshold=even_odds_score(EDITED_FROM),
+                threshold=EDITED_SCORE,
+                localizes=False,
             ),
             Subject(
                 name="decision_generated",
-                version="policy",
+                version=version,
                 title="Decision: generated",
                 question=Question.GENERATED,
                 threshold=SCORE_HIGH,
+                localizes=False,
             ),
         ]
 
-    def measure(self, content: bytes) -> Mapping[str, Measurement]:
-        """One analysis."""
+    def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:
+        """One analysis by everything that the mesh has, for the decisions depend on all of it."""
         started = time.perf_counter()
-        body = {"image": {"content": base64.b64encode(content).decode()}, "options": {"include_maps": True}}
-        while True:
-            answer = self._client.post(f"{self._url}/v1/images:analyze", json=body)
-            if answer.status_code not in {429, 503}:
-                break
-            time.sleep(float(answer.headers.get("retry-after", "1")))
-        analysis = answer.raise_for_status().json()
+        analysis = self._analyse(content)
         seconds = time.perf_counter() - started
         measurements = {}
         for finding in analysis["findings"]:
             applicability = Applicability(finding["applicability"].removeprefix("APPLICABILITY_").lower())
             measurements[finding["provenance"]["detector"]] = Measurement(
                 applicability=applicability,
-                score=finding.get("score") if applicability is Applicability.APPLIED else None,
+                score=finding["score"] if applicability is Applicability.APPLIED else None,
                 seconds=finding["provenance"]["duration_seconds"],
                 heat_map=_heat_map(finding.get("heat_map")),
                 explanation=finding["explanation"],
             )
-        for question in ("edited", "generated"):
-            ratio = analysis[question]["likelihood_ratio"]["log10"]
+        alarms = {
+            "edited": (analysis["edit_decision"] == "EDIT_DECISION_EDITED", EDITED_SCORE),
+            "generated": (analysis["decision"] in SUSPICIOUS, SCORE_HIGH),
+        }
+        for question, (alarm, threshold) in alarms.items():
+            score = even_odds_score(analysis[question]["likelihood_ratio"]["log10"])
             measurements[f"decision_{question}"] = Measurement(
-                applicability=Applicability.APPLIED, score=even_odds_score(ratio), seconds=seconds
+                applicability=Applicability.APPLIED,
+                score=max(score, threshold) if alarm else min(score, math.nextafter(threshold, 0.0)),
+                seconds=seconds,
+                explanation=analysis[question]["explanation"],
             )
-        return measurements
+        return {name: measurement for name, measurement in measurements.items() if name in names}
+
+    def _analyse(self, content: bytes) -> Any:
+        body = {"image": {"content": base64.b64encode(content).decode()}, "options": {"include_maps": True}}
+        for _ in range(MESH_ATTEMPTS):
+            answer = self._client.post(f"{self._url}/v1/images:analyze", json=body)
+            if answer.status_code not in {429, 503}:
+                break
+            after = answer.headers.get("retry-after", "")
+            time.sleep(float(after) if after.isdigit() else 1.0)
+        if answer.is_error:
+            raise ValueError(f"the mesh answers {answer.status_code}: {answer.text[:300]}")
+        return answer.json()
 
 
 def _heat_map(message: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
@@ -257,64 +300,121 @@ def _heat_map(message: Mapping[str, Any] | None) -> NDArray[np.float32] | None:
         return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
 
 
+class PeerError(Exception):
+    """A peer ran, and its answer is of no use; the text says why."""
+
+
 class PeerBackend:
     """Another tool, measured on the same files in the same run.
 
     Args:
-        arrangement: NAME=COMMAND. The command gets the picture's path and the path at which it may write a mask (PNG,
-            grey, 255 is forged) as its last two arguments, and prints a score in 0-1 on its last line; "NA" says that
-            it does not apply.
+        arrangement: NAME=COMMAND, or NAME/TECHNIQUE=COMMAND for a tool that is made for one technique. The command gets
+            the picture's path and the path at which it may write a mask (PNG, grey, 255 is forged) as its last two
+            arguments, and prints a score in 0-1 on its last line, 0.5 and more for "forged"; "NA" says that it does not
+            apply. Whatever else it does (another status than 0, no score, too slow) counts as a failure of the tool.
     """
 
     def __init__(self, arrangement: str) -> None:
-        name, separator, command = arrangement.partition("=")
-        if not separator or not command.strip():
-            raise ValueError(f"a peer is given as NAME=COMMAND, not {arrangement!r}")
-        self._name = name
+        label, separator, command = arrangement.partition("=")
+        self._name, _, technique = label.partition("/")
         self._command = shlex.split(command)
+        if not separator or not self._name or not self._command:
+            raise ValueError(f"a peer is given as NAME=COMMAND, not {arrangement!r}")
+        if technique and technique not in {known.value for known in Technique}:
+            raise ValueError(
+                f"peer {self._name}: technique {technique} is none of {', '.join(t.value for t in Technique)}"
+            )
+        if shutil.which(self._command[0]) is None:
+            raise ValueError(f"peer {self._name}: there is no command {self._command[0]}")
+        self._techniques = (Technique(technique),) if technique else ()
 
     def subjects(self) -> Sequence[Subject]:
-        """The tool."""
-        return [Subject(name=self._name, version="peer", title=self._name, question=Question.EDITED)]
+        """The tool; its version is a digest of the command and of the files that the command names."""
+        files = [path for word in self._command[1:] if (path := Path(word)).is_file()]
+        content = b"".join([shlex.join(self._command).encode(), *(path.read_bytes() for path in files)])
+        return [
+            Subject(
+                name=self._name,
+                version=_digest(content),
+                title=self._name,
+                question=Question.EDITED,
+                techniques=self._techniques,
+                threshold=PEER_THRESHOLD,
+            )
+        ]
 
-    def measure(self, content: bytes) -> Mapping[str, Measurement]:
+    def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:
         """Runs the command on a temporary copy."""
+        if self._name not in names:
+            return {}
+        applicability, score, heat_map, explanation = Applicability.FAILED, None, None, ""
         with tempfile.TemporaryDirectory() as folder:
-            picture, mask = Path(folder) / "picture", Path(folder) / "mask.png"
+            picture, mask = Path(folder) / f"picture{_extension(content)}", Path(folder) / "mask.png"
             picture.write_bytes(content)
             started = time.perf_counter()
+            try:
+                score = self._score(picture, mask)
+                applicability = Applicability.NOT_APPLICABLE if score is None else Applicability.APPLIED
+                seconds = time.perf_counter() - started
+                heat_map = _peer_mask(mask) if score is not None else None
+            except PeerError as error:
+                applicability, score, explanation = Applicability.FAILED, None, str(error)
+                seconds = time.perf_counter() - started
+        return {
+            self._name: Measurement(
+                applicability=applicability, score=score, seconds=seconds, heat_map=heat_map, explanation=explanation
+            )
+        }
+
+    def _score(self, picture: Path, mask: Path) -> float | None:
+        """What the command prints: a score, or None for "NA"."""
+        try:
             done = subprocess.run(  # noqa: S603 - the command is what the person who measures asked for
                 [*self._command, str(picture), str(mask)],
                 capture_output=True,
                 timeout=PEER_SECONDS,
                 check=False,
                 text=True,
+                errors="replace",
             )
-            seconds = time.perf_counter() - started
-            lines = done.stdout.strip().splitlines()
-            if done.returncode != 0 or not lines:
-                reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-                return {
-                    self._name: Measurement(
-                        applicability=Applicability.FAILED, score=None, seconds=seconds, explanation=reason
-                    )
-                }
-            if lines[-1].strip() == "NA":
-                return {
-                    self._name: Measurement(applicability=Applicability.NOT_APPLICABLE, score=None, seconds=seconds)
-                }
-            heat_map = None
-            if mask.exists():
-                with Image.open(mask) as image:
-                    heat_map = np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
-            return {
-                self._name: Measurement(
-                    applicability=Applicability.APPLIED,
-                    score=min(1.0, max(0.0, float(lines[-1]))),
-                    seconds=seconds,
-                    heat_map=heat_map,
-                )
-            }
+        except subprocess.TimeoutExpired as error:
+            raise PeerError(f"no answer in {PEER_SECONDS:g} s") from error
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+            raise PeerError(f"ended with status {done.returncode}: {reason}")
+        last = (done.stdout.strip().splitlines() or [""])[-1].strip()
+        if last == "NA":
+            return None
+        try:
+            score = float(last)
+        except ValueError as error:
+            raise PeerError(f"its last line is no score: {last!r}") from error
+        if not 0.0 <= score <= 1.0:
+            raise PeerError(f"score {last} is outside 0-1")
+        return score
+
+
+def _peer_mask(path: Path) -> NDArray[np.float32] | None:
+    if not path.exists():
+        return None
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(255)
+    except OSError as error:
+        raise PeerError(f"its mask cannot be read: {error}") from error
+
+
+def _extension(content: bytes) -> str:
+    """Of the file's format, for tools that go by the name; "" where the format is not known."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return f".{(image.format or '').lower()}"
+    except (UnidentifiedImageError, OSError):
+        return ""
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
 
 
 BACKENDS: Final[dict[str, Callable[[str], Backend]]] = {
