@@ -430,7 +430,7 @@ class TestServersThatMisbehave:
         async with serving(drip) as server:
             error = await rejection(server.url(), allow_loopback=True, total_seconds=0.3)
         assert error.reason == "URL_TIMEOUT"
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 10
 
     @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"])
     async def test_silence(self, head: bytes) -> None:
