@@ -316,7 +316,20 @@ def _local_reply_mappers() -> list[dict[str, Any]]:
                 },
             }
         }
-        mappers.append({"filter": has_reason, "body_format_override": _error_format(LOCAL_REPLIES[status][0], error)})
+        mappers += [
+            {
+                "filter": {"and_filter": {"filters": [has_reason, *is_grpc]}},
+                "body_format_override": {"text_format_source": {"inline_string": error}},
+                # Envoy would say UNKNOWN of a message that is too large.
+                "headers_to_add": [
+                    {
+                        "header": {"key": "grpc-status", "value": "8" if status == 413 else "3"},
+                        "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
+                    }
+                ],
+            },
+            {"filter": has_reason, "body_format_override": _error_format(LOCAL_REPLIES[status][0], error)},
+        ]
     # More than the circuit breaker lets through is no fault of the orchestrator's.
     overflow = {"response_flag_filter": {"flags": ["UO"]}}
     mappers += [

@@ -89,7 +89,12 @@ class SubjectFigures:
 
 
 def is_positive(subject: Subject, sample: Sample) -> bool | None:
-    """Whether a sample is one that the subject exists to find; None if it is neither that nor honest."""
+    """Whether a sample is one that the subject exists to find; None if it is neither that nor honest.
+
+    A face finder exists to find the face of a portrait; whether other pictures show one, nobody said.
+    """
+    if subject.question is None:
+        return True if sample.portrait else None
     if sample.label is Label.HONEST:
         return False
     if subject.question is Question.GENERATED:
@@ -358,7 +363,7 @@ def _set_table(sets: Sequence[SetFigures]) -> list[str]:
     for each in sets:
         whole, found = each.localization, each.localization_found
         lines.append(
-            f"| {each.set_name or '-'} ({'false' if each.false else 'honest'}) | {each.alarms.total} "
+            f"| {each.set_name or '-'} ({'to find' if each.false else 'honest'}) | {each.alarms.total} "
             f"| {_proportion(each.alarms)} | {_estimate(whole.mean_f1) if whole else '-'} "
             f"| {_estimate(found.mean_f1) if found else '-'} | {_estimate(whole.mean_iou) if whole else '-'} "
             f"| {_estimate(whole.mean_mcc) if whole else '-'} |"

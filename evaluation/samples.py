@@ -63,6 +63,7 @@ class Sample:
         mask: file of its mask (above half is forged), if there is one.
         source: what it was made from; everything of one source stays together when intervals are drawn.
         set_name: of which set of the data it is.
+        portrait: True if the set is one of portraits, in each of which there is a face.
         boxes: faces as (left, top, right, bottom) in pixels of the upright picture; None where nobody marked them.
     """
 
@@ -73,6 +74,7 @@ class Sample:
     mask: Path | None = None
     source: str
     set_name: str = ""
+    portrait: bool = False
     boxes: tuple[tuple[float, float, float, float], ...] | None = None
 
 
@@ -181,6 +183,7 @@ def _of_row(row: Mapping[str, str], manifest: Path, known_sets: Mapping[str, Any
         mask=(picture.parent / mask).resolve() if mask and not row.get("mask") else _given(manifest, mask),
         source=row.get("source") or row.get("group") or row["path"],
         set_name=row.get("set") or "",
+        portrait=facts.get("portrait", False),
         boxes=_boxes(row.get("boxes") or ""),
     )
 
@@ -201,7 +204,8 @@ def _facts(row: Mapping[str, str], known_sets: Mapping[str, Any]) -> dict[str, A
         if fnmatch("/" + row["path"], rule["glob"]):
             mask = rule["mask"].format(stem=Path(row["path"]).stem) if "mask" in rule else None
             technique = Technique(rule["technique"]) if "technique" in rule else None
-            return {"label": Label(rule["label"]), "technique": technique, "mask": mask}
+            portrait = bool(rule.get("portrait", False))
+            return {"label": Label(rule["label"]), "technique": technique, "mask": mask, "portrait": portrait}
     return None
 
 

@@ -170,7 +170,8 @@ class FindersBackend:
     def subjects(self) -> Sequence[Subject]:
         """One a finder."""
         return [
-            Subject(name=name, version="1", title=title, question=None) for name, (title, _) in self._finders.items()
+            Subject(name=name, version="1", title=title, question=None, threshold=finder.default_confidence)
+            for name, (title, finder) in self._finders.items()
         ]
 
     def measure(self, content: bytes, names: Collection[str]) -> Mapping[str, Measurement]:

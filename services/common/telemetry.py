@@ -97,6 +97,8 @@ def _set_up_logs(name: str, settings: ServiceSettings) -> None:
         )
     )
     logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler], force=True)
+    # A stream whose reader goes away is closed from another task, of which OpenTelemetry complains with a trace.
+    logging.getLogger("opentelemetry.context").setLevel(logging.CRITICAL)
 
 
 def _set_up_spans(name: str, version: str, settings: ServiceSettings) -> None:

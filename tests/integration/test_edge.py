@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -546,7 +547,8 @@ def test_refused_uploads_are_answered_and_not_kept(tmp_path: Path) -> None:
 
 def test_slow_uploads_are_nobody_elses_business(tmp_path: Path) -> None:
     """What is not here yet holds no place with the orchestrator, and what exceeds the places is told to come back."""
-    with running(tmp_path, **(UNLIMITED | {"edge_max_requests": 2})) as (edge, _), ExitStack() as stack:
+    settings = UNLIMITED | {"edge_max_requests": 2, "analysis_timeout_seconds": 2}
+    with running(tmp_path, **settings) as (edge, _), ExitStack() as stack:
         head = b"POST /analyze/image HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: 9\r\n\r\nx"
         for _ in range(20):
             slow = stack.enter_context(socket.create_connection(("127.0.0.1", edge.port), timeout=10))
@@ -555,6 +557,16 @@ def test_slow_uploads_are_nobody_elses_business(tmp_path: Path) -> None:
         with httpx.Client(base_url=edge.url, timeout=30) as client:
             assert client.get("/health").status_code == 200
             assert client.post("/analyze/image", content=b"x").status_code == 200
+            with ThreadPoolExecutor() as threads:
+                held = [threads.submit(analyze, client, "slow") for _ in range(2)]
+                time.sleep(0.5)
+                began = time.monotonic()
+                refused = client.post("/analyze/image", content=b"x")
+                assert time.monotonic() - began < 1
+                answer = assert_documented(refused, 429)
+                assert answer["error"] == "Too many requests are being worked on. Try again in a moment."
+                assert refused.headers["retry-after"]
+                assert [call.result().status_code for call in held] == [504, 504]
 
 
 def test_malformed_http(edge: Edge) -> None:
@@ -711,6 +723,14 @@ def test_native_grpc_error_of_the_edge_is_words(channel: grpc.Channel) -> None:
         stub.AnalyzeImage(request)
     assert caught.value.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
     assert "{" not in (caught.value.details() or "")
+
+
+def test_native_grpc_message_that_is_too_large_for_the_edge(channel: grpc.Channel) -> None:
+    method = channel.unary_unary("/pentimento.orchestrator.v1.AnalysisService/AnalyzeImage")
+    with pytest.raises(grpc.RpcError) as error:
+        method(b"x" * (17 * 1024 * 1024), timeout=20)
+    assert error.value.details() == "The request exceeds the maximum size."
+    assert error.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 def test_reflection_and_health(channel: grpc.Channel) -> None:

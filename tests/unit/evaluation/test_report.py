@@ -132,7 +132,7 @@ def test_tables_and_json_say_what_was_counted(case):
     assert "4 false and 5 honest pictures of 9 sources." in text
     assert "| TPR as shipped (score from 0.5) | 2/4 = 50.0%" in text
     assert "| FPR as shipped | 1/5 = 20.0%" in text
-    assert "| made (false) | 4 | 2/4 = 50.0%" in text
+    assert "| made (to find) | 4 | 2/4 = 50.0%" in text
     assert "| 0.417 (" in text
     assert "Calibrated" not in text
     (facts,) = json.loads(json.dumps(to_json(figures)))
