@@ -215,7 +215,7 @@ ELEVEN_MIB = 11 * 1024 * 1024
     [
         ("empty.jpg", b"", 400, "empty"),
         ("text.jpg", b"This is a letter, not a picture.\n" * 50, 400, "not an image"),
-        ("truncated.jpg", None, 400, "truncated"),
+        ("truncated.jpg", None, 400, "damaged or incomplete"),
         ("bomb.png", png_header(60_000, 60_000), 400, "pixels"),
         ("large.jpg", b"\xff\xd8\xff\xe0".ljust(ELEVEN_MIB), 413, "11534336 bytes exceeds maximum 10485760 bytes"),
         ("animation.gif", GIF, 400, "File extension .gif not allowed. Allowed: .jpg, .jpeg, .png, .webp"),
@@ -230,7 +230,7 @@ def test_bad_uploads_get_their_documented_error_at_once(mesh, photograph, name, 
     body = answer.json()
     assert body["success"] is False
     assert body["message"] == "Validation error"
-    assert words.lower() in body["error"].lower() or words == "truncated"
+    assert words.lower() in body["error"].lower()
     assert body["timestamp"]
 
 
@@ -255,6 +255,8 @@ def test_private_addresses_are_refused_at_once(mesh, url):
 def test_a_redirect_to_a_private_address_is_refused(mesh, served):
     answer = httpx.post(f"{mesh.url}/analyze/image", json={"url": served({}, "/redirect")}, timeout=30)
     assert answer.status_code == 400, answer.text
+    # The words of a refused address: a redirect that was not followed at all would read differently.
+    assert "may not be fetched" in answer.json()["error"]
     assert "169.254" not in answer.text
 
 
@@ -276,13 +278,16 @@ def test_two_hundred_uploads_at_once_are_answered_or_refused(mesh):
 
     with httpx.Client(limits=limits, timeout=120) as client:
 
-        def send(_: int) -> tuple[int, float]:
-            started = time.monotonic()
-            response = client.post(f"{mesh.url}/analyze/image", files={"file": ("noise.jpg", content)})
-            return response.status_code, time.monotonic() - started
+        def send(_: int) -> httpx.Response:
+            return client.post(f"{mesh.url}/analyze/image", files={"file": ("noise.jpg", content)})
 
         with concurrent.futures.ThreadPoolExecutor(200) as pool:
             answers = list(pool.map(send, range(200)))
-    assert {status for status, _ in answers} <= {200, 429, 503}
-    assert any(status == 200 for status, _ in answers)
+    assert {answer.status_code for answer in answers} <= {200, 429, 503}
+    assert any(answer.status_code == 200 for answer in answers)
+    refused = [answer for answer in answers if answer.status_code != 200]
+    assert refused, "more than can be worked on was let in"
+    for answer in refused:
+        assert answer.json()["success"] is False
+        assert int(answer.headers["retry-after"]) >= 1
     assert mesh.health() == "PART_STATE_SERVING"
