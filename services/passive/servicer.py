@@ -15,6 +15,7 @@ from services.common.analyzer import Analyzer
 from services.common.convert import image_info_to_proto
 from services.common.images import ImageLimits, decode_image
 from services.common.limiter import WorkLimiter
+from services.common.version import VERSION
 
 __all__ = ["PassiveServicer"]
 
@@ -66,4 +67,4 @@ class PassiveServicer(pb_grpc.PassiveServiceServicer):
         yield pb.AnalyzeStreamResponse(done=report)
 
     async def ListDetectors(self, request: pb.ListDetectorsRequest, context: Context) -> pb.ListDetectorsResponse:
-        return pb.ListDetectorsResponse(detectors=self._analyzer.detectors())
+        return pb.ListDetectorsResponse(detectors=self._analyzer.detectors(), service_version=VERSION)

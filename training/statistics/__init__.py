@@ -1,0 +1,1 @@
+"""Fits the weights of the five statistical metrics of the passive service."""
