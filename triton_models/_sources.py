@@ -44,10 +44,15 @@ def check(path: Path, file: LockedFile, source: str) -> None:
         raise FetchError(f"{source} has sha256 {digest}, models.lock says {file.sha256}: refused")
 
 
-def copy_checked(source: Path, target: Path, file: LockedFile, described: str) -> None:
-    """Copies a local file and checks the copy; raises FetchError."""
+def copy_checked(
+    source: Path, target: Path, file: LockedFile, described: str, *, extension: Path | None = None
+) -> None:
+    """Copies a local file, and the extension behind it, and checks the copy; raises FetchError."""
     try:
         shutil.copyfile(source, target)
+        if extension is not None:
+            with target.open("ab") as stream:
+                stream.write(extension.read_bytes())
     except OSError as error:
         raise FetchError(f"{described}: {error.strerror or error}") from error
     check(target, file, described)

