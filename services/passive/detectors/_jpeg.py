@@ -13,7 +13,16 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from services.common.images import Picture
 
-__all__ = ["DCT", "StoredLuma", "block_dct", "blocks_of", "log10_likelihood_ratio", "stored_luma", "upright"]
+__all__ = [
+    "DCT",
+    "StoredLuma",
+    "as_stored",
+    "block_dct",
+    "blocks_of",
+    "log10_likelihood_ratio",
+    "stored_luma",
+    "upright",
+]
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -57,7 +66,7 @@ def stored_luma(picture: Picture) -> StoredLuma | None:
         plane = np.asarray(image if image.mode == "L" else image.convert("L"), np.float32)
     except (OSError, KeyError, IndexError, ValueError, SyntaxError):
         return None  # the picture was decoded without its metadata; with it, Pillow may stumble
-    rgb = _as_stored(picture.rgb, picture.info.exif_orientation)
+    rgb = as_stored(picture.rgb, picture.info.exif_orientation)
     if rgb.shape[:2] != plane.shape:
         return None
     clipped = (rgb.min(axis=2) == 0) | (rgb.max(axis=2) == 255)
@@ -95,7 +104,7 @@ def upright(stored: NDArray[np.float32], orientation: int) -> NDArray[np.float32
     return np.ascontiguousarray(turned)
 
 
-def _as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+def as_stored(upright: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
     """Undoes the EXIF orientation (1-8) of (h, w, 3) pixels."""
     turned = upright[::-1] if orientation in {3, 4, 7, 8} else upright
     if orientation in {2, 3, 6, 7}:
