@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager
 from services.common.analyzer import Analyzer
 from services.common.limiter import WorkLimiter
 from services.common.server import Register, run_server
-from services.common.settings import ServiceSettings, load_settings
+from services.common.settings import load_settings
 from services.common.version import VERSION
 from services.passive.detectors import registry
 from services.passive.servicer import PassiveServicer
+from services.passive.settings import PassiveSettings
 
 __all__ = ["NAME", "main", "wire"]
 
@@ -20,15 +21,20 @@ NAME = "passive"
 
 def main() -> None:
     """Serves until told to stop."""
-    settings = load_settings(ServiceSettings)
+    settings = load_settings(PassiveSettings)
     run_server(NAME, VERSION, settings, lambda: wire(settings))
 
 
 @asynccontextmanager
-async def wire(settings: ServiceSettings) -> AsyncIterator[Register]:
+async def wire(settings: PassiveSettings) -> AsyncIterator[Register]:
     """What the service needs, for as long as it serves."""
     limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
-    analyzer = Analyzer(NAME, registry.load("services.passive.detectors"), limiter.run)
+    detectors = registry.load("services.passive.detectors")
+    if trust := settings.trust_list:
+        detectors = detectors.configured(
+            "provenance", {"trust_list": trust.name, "trust_list_date": trust.date}, trust=trust
+        )
+    analyzer = Analyzer(NAME, detectors, limiter.run)
     servicer = PassiveServicer(analyzer, limiter, settings.image_limits)
     try:
         yield servicer.register

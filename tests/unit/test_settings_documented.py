@@ -19,6 +19,7 @@ from services.common.settings import ServiceSettings
 from services.deeplearning.settings import DeepLearningSettings
 from services.faces.settings import FacesSettings
 from services.orchestrator.settings import OrchestratorSettings
+from services.passive.settings import PassiveSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
@@ -74,6 +75,7 @@ def page() -> str:
         ("The edge (Envoy)", "", _render_module().EdgeSettings),
         ("Every service", "Read by passive, deeplearning, faces and orchestrator.", ServiceSettings),
         ("orchestrator", "", OrchestratorSettings),
+        ("passive", "", PassiveSettings),
         ("deeplearning", "", DeepLearningSettings),
         ("faces", "", FacesSettings),
     ]
@@ -93,7 +95,14 @@ def page() -> str:
 
 
 def test_every_setting_is_described():
-    for settings in (LocalSettings, ServiceSettings, OrchestratorSettings, DeepLearningSettings, FacesSettings):
+    for settings in (
+        LocalSettings,
+        ServiceSettings,
+        OrchestratorSettings,
+        PassiveSettings,
+        DeepLearningSettings,
+        FacesSettings,
+    ):
         for name, field in settings.model_fields.items():
             assert field.description, f"{settings.__name__}.{name} has no description"
 

@@ -103,7 +103,8 @@ class Fitted:
     def standardised(self, numbers: NDArray[np.float64]) -> NDArray[np.float64]:
         """The facts in standard deviations from their means, within `MAX_STANDARDISED`: float64 (len(weights),)."""
         deviations = (numbers - np.asarray(self.means)) / np.asarray(self.spreads)
-        return np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED)
+        limited: NDArray[np.float64] = np.clip(deviations, -MAX_STANDARDISED, MAX_STANDARDISED)
+        return limited
 
     def score(self, log_odds: float) -> float:
         """The score (0-1, both exclusive) of log-odds: strictly increasing."""
@@ -185,11 +186,12 @@ def _fitted() -> Mapping[MetricType, Fitted]:
     stored = json.loads(WEIGHTS.read_text(encoding="utf-8"))
     return {
         MetricType(name): Fitted(
-            **{
-                key: tuple(value) if isinstance(value, list) else value
-                for key, value in entry.items()
-                if key != "facts"
-            }
+            means=tuple(entry["means"]),
+            spreads=tuple(entry["spreads"]),
+            weights=tuple(entry["weights"]),
+            intercept=entry["intercept"],
+            photographs=tuple(entry["photographs"]),
+            auc=entry["auc"],
         )
         for name, entry in stored["statistics"].items()
     }

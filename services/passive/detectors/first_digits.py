@@ -62,7 +62,8 @@ def law(scale: float, exponent: float) -> Floats:
     """The generalised law's shares of the digits 1 to 9, float64 (9,), summing to 1."""
     digits = np.arange(1, 10, dtype=np.float64)
     shares: Floats = np.log10(1.0 + 1.0 / np.maximum(scale + digits**exponent, 1e-3))
-    return shares / shares.sum()
+    normalised: Floats = shares / shares.sum()
+    return normalised
 
 
 _LAWS: Final = np.stack([law(scale, exponent) for scale in SCALES for exponent in EXPONENTS])

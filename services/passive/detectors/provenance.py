@@ -13,9 +13,10 @@ Verification is offline. Manifests that lie elsewhere, revocation (OCSP) and ext
 request would tell a stranger, named by the upload, that the picture is being examined here. What would have been
 fetched is listed.
 
-The trust list is the snapshot that the verifier carries (`TRUST_LIST`, with its date): the official C2PA trust list
-and C2PA time-stamping list. It carries IPTC's list of verified news publishers as well; signatures that are trusted by
-that list alone are named so, and count as those of an unknown signer (`OTHER_LISTS_SERIALS`).
+The trust list is a deployment's own (a setting, with its date) or the snapshot that the verifier carries (`TRUST_LIST`,
+with its date): the official C2PA trust list and C2PA time-stamping list. The snapshot carries IPTC's list of verified
+news publishers as well; signatures that are trusted by that list alone are named so, and count as those of an unknown
+signer (`OTHER_LISTS_SERIALS`).
 
 References: C2PA Technical Specification 2.4, chapters 15 (validation) and 18 (assertions); IPTC NewsCodes, Digital
     Source Type.
@@ -330,14 +331,14 @@ def judge(found: Provenance) -> Evidence:
     papers=("C2PA Technical Specification 2.4",),
     parameters={"trust_list": TRUST_LIST, "trust_list_date": TRUST_LIST_DATE, "online": False},
 )
-def detect_provenance(picture: Picture) -> Finding:
+def detect_provenance(picture: Picture, *, trust: TrustList = PACKAGED) -> Finding:
     """Verifies the picture's C2PA manifest offline: integrity and trust apart, each validation code in words.
 
     Conclusive only where the signature is intact and chains to the trust list. Does not apply to files without a
     manifest: most have none, and most ways of sending a picture remove it.
     """
     try:
-        found = verify(picture.file, picture.info.media_type)
+        found = verify(picture.file, picture.info.media_type, trust=trust)
     except ValueError:
         return Finding.failed("The verifier gave up on the file's C2PA manifest.")
     if found is None:

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from PIL import Image
 from services.common.convert import struct as to_struct
 from services.common.detection import Applicability, Direction, Finding, Strength
 from services.common.images import Picture, decode_image
+from services.passive.detectors import registry
 from services.passive.detectors.provenance import (
     OTHER_LISTS_SERIALS,
     PACKAGED,
@@ -34,6 +36,7 @@ from services.passive.detectors.provenance import (
     judge,
     verify,
 )
+from services.passive.settings import PassiveSettings
 
 FIXTURES = Path(__file__).resolve().parents[4] / "shared" / "fixtures" / "c2pa"
 CAMERAS = Path(__file__).resolve().parents[4] / "shared" / "data" / "dev" / "camera_jpeg"
@@ -125,6 +128,55 @@ def test_a_trust_list_that_names_the_signer_makes_it_trusted_and_only_what_is_in
     expired = verify(content, "image/jpeg", trust=trust, at="2035-01-01T00:00:00Z")
     assert expired is not None
     assert not expired.trusted
+
+
+# --- A deployment's own trust list ---
+
+
+@pytest.fixture
+def settings_of(monkeypatch: pytest.MonkeyPatch):
+    def load(**variables: object) -> PassiveSettings:
+        for name, value in variables.items():
+            monkeypatch.setenv(f"PENTIMENTO_{name.upper()}", str(value))
+        return PassiveSettings()
+
+    return load
+
+
+@needs_fixtures
+def test_a_deployments_own_trust_list_is_used_and_named(settings_of, tmp_path: Path):
+    assert settings_of().trust_list is None
+    anchors = tmp_path / "newsroom.pem"
+    shutil.copy(FIXTURES / "trust" / "C2PA-TRUST-LIST.pem", anchors)
+    trust = settings_of(c2pa_trust_list=anchors, c2pa_trust_list_date="2026-05-04").trust_list
+    assert trust is not None
+    assert (trust.name, trust.date, trust.packaged) == ("newsroom.pem", "2026-05-04", False)
+    shown = {"trust_list": trust.name, "trust_list_date": trust.date}
+    spec, examine_with = registry.configured("provenance", shown, trust=trust)["provenance"]
+    assert spec.parameters == {**shown, "online": False}
+    finding = examine_with(decode_image((FIXTURES / "CA.jpg").read_bytes()))
+    assert finding.details["trust_list"] == "newsroom.pem"
+    assert finding.details["trust"] == "signer not trusted"
+    # The registry itself stays as it was.
+    assert registry["provenance"][0].parameters["trust_list_date"] == TRUST_LIST_DATE
+
+
+@pytest.mark.parametrize(
+    ("variables", "complaint"),
+    [
+        ({"c2pa_trust_list": "anchors.pem"}, "TRUST_LIST_DATE must say"),
+        ({"c2pa_trust_list_date": "2026-01-01"}, "TRUST_LIST is not set"),
+        ({"c2pa_trust_list": "missing.pem", "c2pa_trust_list_date": "2026-01-01"}, "cannot be read"),
+        ({"c2pa_trust_list": "text.pem", "c2pa_trust_list_date": "2026-01-01"}, "no certificate in PEM form"),
+        ({"c2pa_trust_list": "anchors.pem", "c2pa_trust_list_date": "yesterday"}, "date"),
+    ],
+)
+def test_a_trust_list_that_cannot_be_is_refused_at_start(settings_of, tmp_path, monkeypatch, variables, complaint):
+    monkeypatch.chdir(tmp_path)
+    Path("anchors.pem").write_text("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
+    Path("text.pem").write_text("a letter")
+    with pytest.raises(ValueError, match=complaint):
+        settings_of(**variables)
 
 
 # --- Judging ---
