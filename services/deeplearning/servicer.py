@@ -14,6 +14,7 @@ from services.common.errors import ModelUnavailable
 from services.common.images import ImageLimits, decode_image
 from services.common.limiter import WorkLimiter
 from services.common.models import ModelCatalogue
+from services.common.version import VERSION
 from services.deeplearning.models import GENERATED, MANIPULATION_CLASS, MANIPULATION_MASK
 
 __all__ = ["DeepLearningServicer"]
@@ -42,7 +43,9 @@ class DeepLearningServicer(pb_grpc.DeepLearningServiceServicer):
         picture = await self._limiter.run(decode_image, request.image, self._limits)
         report = await self._analyzer.report(picture, request.detectors, include_maps=request.include_maps)
         if not request.detectors:
-            report.missing.extend(await self._catalogue.missing())
+            # A model that a detector asked for in vain is in the report already.
+            known = {missing.part for missing in report.missing}
+            report.missing.extend(item for item in await self._catalogue.missing() if item.part not in known)
         return pb.AnalyzeResponse(report=report)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
@@ -52,10 +55,14 @@ class DeepLearningServicer(pb_grpc.DeepLearningServiceServicer):
         raise ModelUnavailable(MANIPULATION_CLASS.name, installed=False)
 
     async def DetectGenerated(self, request: pb.DetectGeneratedRequest, context: Context) -> pb.DetectGeneratedResponse:
-        raise ModelUnavailable(GENERATED.name, installed=False)
+        picture = await self._limiter.run(decode_image, request.image, self._limits)
+        report = await self._analyzer.report(picture, [GENERATED.name], include_maps=False)
+        for missing in report.missing:
+            raise ModelUnavailable(GENERATED.name, installed=missing.reason != "MODEL_NOT_INSTALLED")
+        return pb.DetectGeneratedResponse(finding=report.findings[0])
 
     async def ListDetectors(self, request: pb.ListDetectorsRequest, context: Context) -> pb.ListDetectorsResponse:
-        return pb.ListDetectorsResponse(detectors=self._analyzer.detectors())
+        return pb.ListDetectorsResponse(detectors=self._analyzer.detectors(), service_version=VERSION)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=await self._catalogue.all())
