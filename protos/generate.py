@@ -7,17 +7,21 @@ writes (all of it ignored by git; nothing is done if the contracts and generator
     build/googleapis/       google/api/*.proto, copied out of googleapis-common-protos, for buf and protoc
     build/stubs/            pentimento.*.v1 and buf.validate, with .pyi files
     build/descriptor.binpb  FileDescriptorSet of everything, with imports
+    build/stubs/pentimento/openapi.json   the description of the public APIs, beside the stubs so that it is shipped
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.resources
+import json
 import shutil
 import sys
 from pathlib import Path
 
+from google.protobuf import descriptor_pb2
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +43,7 @@ def _digest(sources: list[Path]) -> str:
     digest = hashlib.sha256()
     for package in GENERATORS:
         digest.update(f"{package}=={importlib.metadata.version(package)}\n".encode())
-    for path in [Path(__file__), *sources]:
+    for path in [Path(__file__), Path(__file__).with_name("openapi.py"), *sources]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -89,7 +93,21 @@ def main() -> None:
     _run_protoc(["--include_imports", f"--descriptor_set_out={DESCRIPTOR}", *ours, *details])
     for package in {parent for path in STUBS.rglob("*_pb2.py") for parent in path.parents if STUBS in parent.parents}:
         (package / "__init__.py").touch()
+    _write_openapi([*ours, *details])
     STAMP.write_text(digest)
+
+
+def _write_openapi(contracts: list[str]) -> None:
+    """OpenAPI, from a descriptor with comments (Envoy's has none: they would triple its configuration)."""
+    commented = BUILD / "commented.binpb"
+    _run_protoc(["--include_imports", "--include_source_info", f"--descriptor_set_out={commented}", *contracts])
+    sys.path.insert(0, str(STUBS))
+    # Both need what was just generated.
+    openapi = importlib.import_module("openapi").openapi
+    files = descriptor_pb2.FileDescriptorSet.FromString(commented.read_bytes())
+    document = openapi(files, version=importlib.metadata.version("pentimento"))
+    (STUBS / "pentimento" / "openapi.json").write_text(json.dumps(document, separators=(",", ":")), encoding="utf-8")
+    commented.unlink()
 
 
 if __name__ == "__main__":
