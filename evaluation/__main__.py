@@ -1,32 +1,36 @@
 """The commands behind `make evaluate`, `make calibrate` and `make evaluate-gate`.
 
 python -m evaluation run DATA [--split dev] [--with passive] [--only copy_move] [--degrade jpeg] [--out FOLDER]
-python -m evaluation calibrate DATA [--split calibrate] [--out evaluation/calibration.json]
+python -m evaluation calibrate DATA [--split calibrate,train] [--plant FOLDER] [--out services/common/calibration.json]
 python -m evaluation gate
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from evaluation.calibration.artefact import load, refuse_same_sources, save
 from evaluation.calibration.fit import fit_calibration
+from evaluation.calibration.misses import with_misses
 from evaluation.calibration.samples import Samples as CalibrationSamples
 from evaluation.degradation import curves, laundering
 from evaluation.gate import run_gate
 from evaluation.metrics.errors import MetricError
+from evaluation.planting import PLANTED, plant
 from evaluation.plots import draw
 from evaluation.report import figures_of, is_positive, markdown, robustness_markdown, robustness_of, to_json
 from evaluation.runner import Degrading, Results, by_subject, run
-from evaluation.samples import DataError, Samples, load_samples
+from evaluation.samples import DataError, Label, Samples, load_samples
 from evaluation.scenes import compose_scenes
-from services.common.calibration import Calibration
+from evaluation.subjects import Subject
+from services.common.calibration import SHIPPED, Calibration
 from services.common.detection import Question
 
 BAD_FILES_SHOWN = 20
@@ -61,8 +65,12 @@ def _parser() -> argparse.ArgumentParser:
 
     calibrate = commands.add_parser("calibrate", help="fit what scores are worth")
     _data_options(calibrate)
-    calibrate.add_argument("--split", default="calibrate", help="split to fit on")
-    calibrate.add_argument("--out", type=Path, default=Path("evaluation/calibration.json"), help="the artefact")
+    calibrate.add_argument("--split", default="calibrate", help="splits to fit on, with commas")
+    calibrate.add_argument("--plant", type=Path, help="plant forgeries into the honest photographs, in this folder")
+    calibrate.add_argument(
+        "--off", action="append", default=[], help="NAME=REASON: leave this detector uncalibrated; several times"
+    )
+    calibrate.add_argument("--out", type=Path, default=SHIPPED, help="the artefact")
     calibrate.add_argument(
         "--results", type=Path, default=Path(".pentimento/calibration"), help="folder of the results"
     )
@@ -196,16 +204,21 @@ def _write_section(page: Path, section: str, text: str) -> None:
 
 
 def _calibrate(options: argparse.Namespace) -> int:
-    loaded = _load(options)
+    loaded = _load_splits(options)
+    if options.plant:
+        planted = plant(loaded.samples, options.plant)
+        print(f"planted: {len(planted)} pictures, forgeries and their twins, in {options.plant}")
+        loaded = dataclasses.replace(loaded, samples=(*loaded.samples, *planted))
     results = _measure(options, loaded, options.results)
     named = {sample.name: sample for sample in loaded.samples}
     by_name = {
         subject.name: {record.sample: record for record in by_subject(results.records).get(subject.name, [])}
         for subject in results.subjects
     }
+    switched_off = dict(word.partition("=")[::2] for word in options.off)
     fitted_on = {}
     for question in Question:
-        subjects = [subject for subject in results.subjects if subject.question is question]
+        subjects = _of_question(results, question, switched_off)
         relevant = [
             name
             for name, sample in named.items()
@@ -225,9 +238,23 @@ def _calibrate(options: argparse.Namespace) -> int:
         }
         fitted_on[question] = CalibrationSamples.of(labels, [named[name].source for name in relevant], scores)
     calibration = fit_calibration(fitted_on, {subject.name: subject.version for subject in results.subjects})
+    calibration = calibration.model_copy(update={"uncalibrated": {**calibration.uncalibrated, **switched_off}})
     if not calibration.detectors:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in calibration.uncalibrated.items())
         raise DataError(f"nothing could be calibrated: {reasons or 'no pictures that any detector is meant for'}")
+    for question in calibration.fusions:
+        subjects = _of_question(results, question, switched_off)
+        false = [
+            (
+                sample.source,
+                {s.name: by_name[s.name][name].score for s in subjects if name in by_name[s.name]},
+            )
+            for name, sample in named.items()
+            # Planted pictures exist for detectors; those of detectors that are off would only be counted as missed.
+            if sample.label is LABEL_OF[question]
+            and (sample.set_name != PLANTED or any(is_positive(subject, sample) for subject in subjects))
+        ]
+        calibration = with_misses(calibration, question, subjects, false)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     save(calibration, options.out)
     for name, detector in calibration.detectors.items():
@@ -241,6 +268,23 @@ def _calibrate(options: argparse.Namespace) -> int:
         print(f"{name}: not calibrated: {reason}")
     print(f"written: {options.out}")
     return 0
+
+
+LABEL_OF = {Question.EDITED: Label.EDITED, Question.GENERATED: Label.GENERATED}
+"""What false pictures are called, by question."""
+
+
+def _of_question(results: Results, question: Question, without: Collection[str]) -> list[Subject]:
+    return [subject for subject in results.subjects if subject.question is question and subject.name not in without]
+
+
+def _load_splits(options: argparse.Namespace) -> Samples:
+    """The pictures of all splits that are named together."""
+    parts = [_load(argparse.Namespace(**{**vars(options), "split": split})) for split in _words(options.split) or [""]]
+    return Samples(
+        tuple(sample for part in parts for sample in part.samples),
+        notes={name: note for part in parts for name, note in part.notes.items()},
+    )
 
 
 def _scenes(options: argparse.Namespace) -> int:

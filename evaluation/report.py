@@ -26,7 +26,7 @@ from evaluation.samples import Label, Sample
 from evaluation.subjects import Subject
 from services.common.calibration import Calibration
 from services.common.detection import Question
-from services.orchestrator.policy import even_odds_score
+from services.orchestrator.policy import posterior
 
 __all__ = [
     "RobustnessRow",
@@ -73,7 +73,7 @@ class SubjectFigures:
         detection: over all its positives and all honest pictures; None if a class is missing.
         sets: by set.
         boxes: of a face finder, over pictures with marked faces.
-        cllr, cllr_min, ece: of its calibrated ratios (bits; at even odds), if a calibration was given.
+        cllr, cllr_min, ece: of its calibrated ratios (bits; at the set's share of false pictures), if there is one.
         median_seconds: per picture.
     """
 
@@ -165,7 +165,9 @@ def _calibrated(
     labels = [positive for positive, _ in pairs]
     ratios = [ratio for _, ratio in pairs]
     scores = cllr_scores(labels, ratios)
-    probabilities = [even_odds_score(ratio) for ratio in ratios]
+    # Under the share of false pictures that this set has: at any other prior, perfect ratios would look wrong.
+    share = sum(labels) / len(labels)
+    probabilities = [posterior(ratio, share) for ratio in ratios]
     return scores.cllr, scores.minimum, expected_calibration_error(labels, probabilities)
 
 
@@ -317,7 +319,7 @@ def markdown(figures: Sequence[SubjectFigures]) -> str:
 def _calibration_line(figures: SubjectFigures) -> str:
     return (
         f"Calibrated likelihood ratios, where it applied: Cllr {figures.cllr:.3f} bits (1 says nothing; at best "
-        f"{figures.cllr_min:.3f} with these scores), ECE {figures.ece:.3f} at even odds."
+        f"{figures.cllr_min:.3f} with these scores), ECE {figures.ece:.3f} under the share of false pictures here."
     )
 
 

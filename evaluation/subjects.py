@@ -28,7 +28,7 @@ from PIL import Image, UnidentifiedImageError
 
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import ImageLimits, decode_image
-from services.orchestrator.policy import EDITED_FROM, POLICY_VERSION, SCORE_HIGH, even_odds_score
+from services.orchestrator.policy import POLICY_VERSION, PRESETS, Preset, even_odds_score
 
 __all__ = ["BACKENDS", "Backend", "Measurement", "Subject", "make_backend"]
 
@@ -37,7 +37,7 @@ LIMITS: Final = ImageLimits(max_bytes=64 * 1024 * 1024, max_pixels=100_000_000, 
 PEER_SECONDS: Final = 120.0
 PEER_THRESHOLD: Final = 0.5
 MESH_SECONDS: Final = 120.0
-EDITED_SCORE: Final = even_odds_score(EDITED_FROM)
+EDITED_SCORE: Final = even_odds_score(PRESETS[Preset.BALANCED].edited)
 SUSPICIOUS: Final = frozenset({"DECISION_SUSPICIOUS_AI_LIKELY", "DECISION_CONFIRMED_AI_GENERATED"})
 """Decisions that count as an alarm."""
 MESH_ATTEMPTS: Final = 30
@@ -247,7 +247,7 @@ class MeshBackend:
                 version=version,
                 title="Decision: generated",
                 question=Question.GENERATED,
-                threshold=SCORE_HIGH,
+                threshold=PRESETS[Preset.BALANCED].generated_high,
                 localizes=False,
             ),
         ]
@@ -269,7 +269,7 @@ class MeshBackend:
             )
         alarms = {
             "edited": (analysis["edit_decision"] == "EDIT_DECISION_EDITED", EDITED_SCORE),
-            "generated": (analysis["decision"] in SUSPICIOUS, SCORE_HIGH),
+            "generated": (analysis["decision"] in SUSPICIOUS, PRESETS[Preset.BALANCED].generated_high),
         }
         for question, (alarm, threshold) in alarms.items():
             score = even_odds_score(analysis[question]["likelihood_ratio"]["log10"])

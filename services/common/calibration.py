@@ -14,6 +14,7 @@ number of pictures behind it supports.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,7 @@ from services.common.detection import Question
 __all__ = [
     "SCHEMA_VERSION",
     "SCORE_EDGES",
+    "SHIPPED",
     "Calibration",
     "DetectorCalibration",
     "Fused",
@@ -38,8 +40,12 @@ __all__ = [
     "load_calibration",
     "parse_calibration",
     "population_stability_index",
+    "read_calibration",
     "score_histogram",
 ]
+
+SHIPPED: Final = Path(__file__).with_name("calibration.json")
+"""The artefact of this version, beside this file so that every deployment has it; `make calibrate` writes it."""
 
 SCHEMA_VERSION: Final = 1
 """Of the artefact. Raised when an older reader would misread it."""
@@ -157,6 +163,9 @@ class Fusion(_Frozen):
         bounds: lowest and highest sum that the number of pictures supports; 0 lies between them.
         positives, negatives, positive_sources, negative_sources: pictures it was fitted on, and their sources.
         cross_validated_cllr: of the fused ratio, in bits, on sources left out.
+        missed: how the policy's ratio is distributed over false pictures, every source weighing alike: pairs of a
+            log10 ratio and the share (0-1) of false pictures at or below it, both rising. Empty where nobody measured.
+        false_pictures: how many pictures that is, those included that no detector is made for.
     """
 
     weights: dict[str, _Score]
@@ -166,11 +175,22 @@ class Fusion(_Frozen):
     positive_sources: _Count
     negative_sources: _Count
     cross_validated_cllr: float
+    missed: tuple[tuple[float, _Score], ...] = ()
+    false_pictures: _Count = 0
 
     @model_validator(mode="after")
     def _check(self) -> Fusion:
         _check_bounds(self.bounds)
+        for column in zip(*self.missed, strict=True):
+            if not _rising(column, strictly=True):
+                raise ValueError("the shares of missed pictures rise with the ratio")
         return self
+
+    def miss_rate(self, threshold: float) -> float | None:
+        """Share (0-1) of false pictures whose log10 ratio lies below a threshold; None where nobody measured."""
+        if not self.missed:
+            return None
+        return max((share for ratio, share in self.missed if ratio < threshold), default=0.0)
 
 
 class Fused(_Frozen):
@@ -216,6 +236,12 @@ class Calibration(_Frozen):
                     raise ValueError(f"the fusion for {question.value} weighs {name}, which has no map for it")
         return self
 
+    @property
+    def version(self) -> str:
+        """Tells this artefact from every other: its date, and a digest of all of it."""
+        digest = hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+        return f"{self.created[:10]}.{digest[:12]}"
+
     def log10_likelihood_ratio(self, detector: str, score: float | None, *, version: str) -> float | None:
         """What a score (0-1) of this detector is worth.
 
@@ -258,6 +284,16 @@ def parse_calibration(text: str | bytes) -> Calibration:
 def load_calibration(path: Path) -> Calibration:
     """Reads an artefact from a file. Raises InvalidCalibration, and OSError where there is none."""
     return parse_calibration(path.read_bytes())
+
+
+def read_calibration(setting: str) -> Calibration | None:
+    """The artefact that a setting names: "shipped" for the one of this version, a file, or "" for none.
+
+    Raises InvalidCalibration, and OSError where there is no such file.
+    """
+    if not setting:
+        return None
+    return load_calibration(SHIPPED if setting == "shipped" else Path(setting))
 
 
 def score_histogram(scores: Sequence[float]) -> tuple[int, ...]:

@@ -6,22 +6,36 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
-from pentimento.common.v1 import detection_pb2, face_pb2, model_pb2, report_pb2
+import structlog
+from pentimento.common.v1 import detection_pb2, evidence_pb2, face_pb2, model_pb2, report_pb2
 from pentimento.deeplearning.v1 import deeplearning_service_pb2 as deeplearning_pb
 from pentimento.deeplearning.v1.deeplearning_service_pb2_grpc import DeepLearningServiceStub
 from pentimento.faces.v1 import faces_service_pb2 as faces_pb
 from pentimento.faces.v1.faces_service_pb2_grpc import FacesServiceStub
+from pentimento.orchestrator.v1 import analysis_pb2
 from pentimento.passive.v1 import passive_service_pb2 as passive_pb
 from pentimento.passive.v1.passive_service_pb2_grpc import PassiveServiceStub
 
-from services.common.channel import call
-from services.common.errors import InvalidInput, PentimentoError, Unavailable
+from services.common.channel import call, call_stream
+from services.common.errors import InvalidInput, PentimentoError, Unavailable, internal_message
 
-__all__ = ["Analyzers", "DeepLearningClient", "FacesClient", "PassiveClient", "ServiceAnswer"]
+__all__ = [
+    "Analyzers",
+    "DeepLearningClient",
+    "FacesClient",
+    "PassiveClient",
+    "Piece",
+    "Said",
+    "ServiceAnswer",
+    "Versions",
+]
+
+log = structlog.get_logger()
 
 QUESTIONS: Final = {
     "passive": (detection_pb2.QUESTION_GENERATED, detection_pb2.QUESTION_EDITED),
@@ -30,9 +44,28 @@ QUESTIONS: Final = {
 }
 """The questions that lack an answer while a service is away."""
 
+STREAMING: Final = frozenset({"passive"})
+"""Services that send each finding by itself; the others answer at once or not at all."""
+
 LISTING_SECONDS: Final = 3.0
 DETECTORS_SECONDS: Final = 30.0
-"""How long the list of detectors is trusted; it changes only with a deployment."""
+"""How long the lists of detectors and models are trusted; they change only with a deployment."""
+
+RETRY_SECONDS: Final = 5.0
+"""After which versions that could not be had are asked for again."""
+
+FIRST_VERSIONS_SECONDS: Final = 0.5
+"""How long the very first analysis waits for them."""
+
+Said = (
+    detection_pb2.Finding
+    | evidence_pb2.Evidence
+    | evidence_pb2.MetricResult
+    | evidence_pb2.Signal
+    | detection_pb2.Missing
+    | face_pb2.Face
+)
+"""One thing that a service says about a picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +76,39 @@ class ServiceAnswer:
     report: report_pb2.AnalyzerReport | None
     faces: Sequence[face_pb2.Face] = ()
     missing: Sequence[detection_pb2.Missing] = ()
+
+    def pieces(self) -> list[Piece]:
+        """All that was said, one by one."""
+        report = self.report or report_pb2.AnalyzerReport()
+        said: list[Said] = [*report.findings, *report.evidence, *report.metrics, *report.signals]
+        said += [*self.faces, *self.missing]
+        return [Piece(self.service, each) for each in said]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One thing that a service says about a picture, as soon as it says it."""
+
+    service: str
+    said: Said
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What would look at a picture now: all detectors and models of all services, with their versions."""
+
+    services: Mapping[str, str]
+    detectors: Sequence[detection_pb2.Detector]
+    models: Sequence[model_pb2.ModelInfo]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As JSON values, always in the same order."""
+        return {
+            "services": dict(sorted(self.services.items())),
+            "detectors": sorted([item.service, item.name, item.version] for item in self.detectors),
+            "models": sorted([item.name, item.version, item.digest, item.state] for item in self.models),
+        }
 
 
 class _Client:
@@ -77,10 +143,24 @@ class PassiveClient(_Client):
         answer: passive_pb.AnalyzeResponse = await self._call(self._stub.Analyze, request)
         return answer
 
-    async def list_detectors(self) -> Sequence[detection_pb2.Detector]:
+    async def analyze_stream(
+        self, content: bytes, *, detectors: Sequence[str] = (), include_maps: bool = False
+    ) -> AsyncGenerator[passive_pb.AnalyzeStreamResponse]:
+        """PassiveService.AnalyzeStream."""
+        request = passive_pb.AnalyzeStreamRequest(image=content, detectors=detectors, include_maps=include_maps)
+        stream = call_stream(
+            self._stub.AnalyzeStream, request, service=self.service, limit_seconds=self._timeout_seconds
+        )
+        async with aclosing(stream) as messages:
+            async for message in messages:
+                yield message
+
+    async def list_detectors(self) -> passive_pb.ListDetectorsResponse:
         """PassiveService.ListDetectors."""
-        answer = await self._list(self._stub.ListDetectors, passive_pb.ListDetectorsRequest())
-        return list(answer.detectors)
+        answer: passive_pb.ListDetectorsResponse = await self._list(
+            self._stub.ListDetectors, passive_pb.ListDetectorsRequest()
+        )
+        return answer
 
 
 class DeepLearningClient(_Client):
@@ -112,10 +192,12 @@ class DeepLearningClient(_Client):
         answer: deeplearning_pb.ClassifyResponse = await self._call(self._stub.Classify, request)
         return answer
 
-    async def list_detectors(self) -> Sequence[detection_pb2.Detector]:
+    async def list_detectors(self) -> deeplearning_pb.ListDetectorsResponse:
         """DeepLearningService.ListDetectors."""
-        answer = await self._list(self._stub.ListDetectors, deeplearning_pb.ListDetectorsRequest())
-        return list(answer.detectors)
+        answer: deeplearning_pb.ListDetectorsResponse = await self._list(
+            self._stub.ListDetectors, deeplearning_pb.ListDetectorsRequest()
+        )
+        return answer
 
     async def list_models(self) -> deeplearning_pb.ListModelsResponse:
         """DeepLearningService.ListModels."""
@@ -139,12 +221,17 @@ class FacesClient(_Client):
         content: bytes,
         *,
         detectors: Sequence[str] = (),
-        attributes: Sequence[faces_pb.FaceAttribute.ValueType] = (),
+        attributes: Sequence[face_pb2.FaceAttribute.ValueType] = (),
+        face_detector: face_pb2.FaceDetector.ValueType = face_pb2.FACE_DETECTOR_UNSPECIFIED,
         include_maps: bool = False,
     ) -> faces_pb.AnalyzeResponse:
         """FacesService.Analyze."""
         request = faces_pb.AnalyzeRequest(
-            image=content, detectors=detectors, attributes=attributes, include_maps=include_maps
+            image=content,
+            detectors=detectors,
+            attributes=attributes,
+            face_detector=face_detector,
+            include_maps=include_maps,
         )
         answer: faces_pb.AnalyzeResponse = await self._call(self._stub.Analyze, request)
         return answer
@@ -173,10 +260,12 @@ class FacesClient(_Client):
         answer: faces_pb.DetectDeepfakeResponse = await self._call(self._stub.DetectDeepfake, request)
         return answer
 
-    async def list_detectors(self) -> Sequence[detection_pb2.Detector]:
+    async def list_detectors(self) -> faces_pb.ListDetectorsResponse:
         """FacesService.ListDetectors."""
-        answer = await self._list(self._stub.ListDetectors, faces_pb.ListDetectorsRequest())
-        return list(answer.detectors)
+        answer: faces_pb.ListDetectorsResponse = await self._list(
+            self._stub.ListDetectors, faces_pb.ListDetectorsRequest()
+        )
+        return answer
 
     async def list_models(self) -> faces_pb.ListModelsResponse:
         """FacesService.ListModels."""
@@ -197,48 +286,99 @@ class Analyzers:
         self.deeplearning = DeepLearningClient(channels["deeplearning"], timeout_seconds=timeout_seconds)
         self.faces = FacesClient(channels["faces"], timeout_seconds=timeout_seconds)
         self._clients = {client.service: client for client in (self.passive, self.deeplearning, self.faces)}
-        self._detectors: dict[str, Sequence[detection_pb2.Detector]] = {}
-        self._detectors_at: dict[str, float] = {}
+        self._listed: dict[str, _Listed] = {}
+        self._versions: Versions | None = None
+        self._versions_due = -math.inf
+        self._refreshing: asyncio.Task[None] | None = None
 
     async def answers(
-        self, content: bytes, detectors: Sequence[str], *, include_maps: bool
-    ) -> AsyncGenerator[ServiceAnswer]:
+        self, content: bytes, options: analysis_pb2.AnalysisOptions, *, streamed: bool = False
+    ) -> AsyncGenerator[Piece | ServiceAnswer]:
         """Asks the services about one picture, side by side; each answer as soon as it is there.
 
         Closing it cancels what is still being worked on.
 
         Args:
             content: the picture's file, already checked.
-            detectors: names of those to run; empty for all. Services that have none of them are not asked. A name that
-                is not known while a service is away may be one of that service's, which is then missing.
-            include_maps: whether findings carry their heat maps.
+            options: how to look at it. Services that have none of the named detectors are not asked. A name that is not
+                known while a service is away may be one of that service's, which is then missing.
+            streamed: whether each thing that a service says comes by itself first, as soon as it is said.
 
         Raises:
             InvalidInput: a detector that no service knows.
             Unavailable: no service runs any of the named detectors at the moment.
         """
-        chosen, away = await self._route(detectors)
-        for item in away:
-            yield ServiceAnswer(item.part, None, missing=[item])
+        chosen, away = await self._route(options.detectors)
+        arriving: asyncio.Queue[Piece | ServiceAnswer] = asyncio.Queue()
+        for absent in away:
+            arriving.put_nowait(ServiceAnswer(absent.part, None, missing=[absent]))
         tasks = [
-            asyncio.create_task(self._ask(service, content, names, include_maps=include_maps))
+            asyncio.create_task(
+                self._ask(service, content, names, options, arriving if streamed else None), name=service
+            )
             for service, names in chosen.items()
         ]
+        for task in tasks:
+            task.add_done_callback(lambda done: None if done.cancelled() else arriving.put_nowait(_result(done)))
         try:
-            for task in asyncio.as_completed(tasks):
-                yield await task
+            for _ in range(len(away) + len(tasks)):
+                while isinstance(item := await arriving.get(), Piece):
+                    yield item
+                if streamed and (item.service not in chosen or item.service not in STREAMING):
+                    for piece in item.pieces():
+                        yield piece
+                yield item
         finally:
             for task in tasks:
                 task.cancel()
 
-    async def _ask(self, service: str, content: bytes, names: Sequence[str], *, include_maps: bool) -> ServiceAnswer:
-        client = self._clients[service]
+    async def _ask(
+        self,
+        service: str,
+        content: bytes,
+        names: Sequence[str],
+        options: analysis_pb2.AnalysisOptions,
+        pieces: asyncio.Queue[Piece | ServiceAnswer] | None,
+    ) -> ServiceAnswer:
+        answer: Any
         try:
-            answer = await client.analyze(content, detectors=names, include_maps=include_maps)
+            if service == self.faces.service:
+                answer = await self.faces.analyze(
+                    content,
+                    detectors=names,
+                    attributes=options.face_attributes,
+                    face_detector=options.face_detector,
+                    include_maps=options.include_maps,
+                )
+                return ServiceAnswer(service, answer.report, faces=answer.faces, missing=answer.report.missing)
+            if pieces is not None and service in STREAMING:
+                report = await self._stream_passive(content, names, options, pieces)
+                return ServiceAnswer(service, report, missing=report.missing)
+            client = self.passive if service == self.passive.service else self.deeplearning
+            answer = await client.analyze(content, detectors=names, include_maps=options.include_maps)
         except PentimentoError as error:
-            return ServiceAnswer(service, None, missing=[_missing_service(service, error)])
-        faces = answer.faces if isinstance(answer, faces_pb.AnalyzeResponse) else ()
-        return ServiceAnswer(service, answer.report, faces=faces, missing=answer.report.missing)
+            missing = _missing_service(service, error)
+            if pieces is not None and service in STREAMING:
+                pieces.put_nowait(Piece(service, missing))
+            return ServiceAnswer(service, None, missing=[missing])
+        return ServiceAnswer(service, answer.report, missing=answer.report.missing)
+
+    async def _stream_passive(
+        self,
+        content: bytes,
+        names: Sequence[str],
+        options: analysis_pb2.AnalysisOptions,
+        pieces: asyncio.Queue[Piece | ServiceAnswer],
+    ) -> report_pb2.AnalyzerReport:
+        stream = self.passive.analyze_stream(content, detectors=names, include_maps=options.include_maps)
+        async with aclosing(stream) as messages:
+            async for message in messages:
+                if message.HasField("done"):
+                    return message.done
+                kind = message.WhichOneof("event")
+                if kind is not None:
+                    pieces.put_nowait(Piece(self.passive.service, getattr(message, kind)))
+        raise Unavailable("The passive service broke off its answer.", metadata={"service": self.passive.service})
 
     async def _route(self, detectors: Sequence[str]) -> tuple[dict[str, list[str]], list[detection_pb2.Missing]]:
         """Which service runs which of the named detectors, and the services that may run the rest but are away.
@@ -266,17 +406,30 @@ class Analyzers:
 
     async def detectors(self) -> tuple[list[detection_pb2.Detector], list[detection_pb2.Missing]]:
         """The detectors of all services by service and name, and the services that could not be asked."""
+        missing = await self._refresh_detectors()
+        return [
+            detector
+            for service in self._clients
+            if service in self._listed
+            for detector in self._listed[service].detectors
+        ], missing
+
+    async def service_versions(self) -> dict[str, str]:
+        """The version of each service that ever answered, by name; of those that answer now, the present one."""
+        await self._refresh_detectors()
+        return {service: listed.version for service, listed in self._listed.items()}
+
+    async def _refresh_detectors(self) -> list[detection_pb2.Missing]:
         now = time.monotonic()
         stale = [
             service
             for service in self._clients
-            if now - self._detectors_at.get(service, -math.inf) >= DETECTORS_SECONDS
+            if service not in self._listed or now - self._listed[service].at >= DETECTORS_SECONDS
         ]
         answers, missing = await _all_of({service: self._clients[service].list_detectors() for service in stale})
-        for service, detectors in answers.items():
-            self._detectors[service] = detectors
-            self._detectors_at[service] = now
-        return [detector for service in self._clients for detector in self._detectors.get(service, [])], missing
+        for service, answer in answers.items():
+            self._listed[service] = _Listed(now, answer.service_version, list(answer.detectors))
+        return missing
 
     async def models(self) -> tuple[list[model_pb2.ModelInfo], list[detection_pb2.Missing]]:
         """The models of all services by name, and the services that could not be asked."""
@@ -285,6 +438,52 @@ class Analyzers:
         )
         models = [model for answer in answers.values() for model in answer.models]
         return sorted(models, key=lambda model: model.name), missing
+
+    async def versions(self) -> Versions | None:
+        """What would look at a picture now, as of a while ago; None if that is not known, or some service is away.
+
+        Asked in the background, so that no analysis waits for a service that hangs: only the first one waits, shortly.
+        """
+        now = time.monotonic()
+        if self._refreshing is None and now >= self._versions_due:
+            self._refreshing = asyncio.create_task(self._refresh_versions())
+            if self._versions_due == -math.inf:
+                await asyncio.wait({self._refreshing}, timeout=FIRST_VERSIONS_SECONDS)
+        return self._versions
+
+    async def _refresh_versions(self) -> None:
+        try:
+            models, away = await self.models()
+            detectors, silent = await self.detectors()
+            known = not away and not silent
+            services = {name: listed.version for name, listed in self._listed.items()}
+            self._versions = Versions(services, detectors, models) if known else None
+            self._versions_due = time.monotonic() + (DETECTORS_SECONDS if known else RETRY_SECONDS)
+        except Exception:
+            # A defect of ours, or of a service's answer: nothing is repeated then, and everything is looked at.
+            log.exception("versions_unknown")
+            self._versions, self._versions_due = None, time.monotonic() + RETRY_SECONDS
+        finally:
+            self._refreshing = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """The detectors of a service, its version, and when it told them."""
+
+    at: float
+    version: str
+    detectors: Sequence[detection_pb2.Detector]
+
+
+def _result(done: asyncio.Task[ServiceAnswer]) -> ServiceAnswer:
+    """What a task found; a defect of ours is that service's silence, and no reason to lose the others' answers."""
+    error = done.exception()
+    if error is None:
+        return done.result()
+    service = done.get_name()
+    log.error("analyzer_call_failed", service=service, exc_info=error)
+    return ServiceAnswer(service, None, missing=[_missing_service(service, PentimentoError(internal_message()))])
 
 
 async def _all_of(calls: Mapping[str, Awaitable[Any]]) -> tuple[dict[str, Any], list[detection_pb2.Missing]]:

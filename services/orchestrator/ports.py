@@ -77,7 +77,7 @@ class FacesClient(Protocol):
         content: bytes,
         *,
         detectors: Sequence[str] = (),
-        attributes: Sequence[faces_service_pb2.FaceAttribute.ValueType] = (),
+        attributes: Sequence[face_pb2.FaceAttribute.ValueType] = (),
         include_maps: bool = False,
     ) -> faces_service_pb2.AnalyzeResponse:
         """FacesService.Analyze; what cannot be asked is in the report's `missing`."""

@@ -3,6 +3,9 @@
 Each picture gets `[["DBSCAN_CPY_MOVE", 1]]` if a copied region was found in it and 0 if none was. A picture that could
 not be checked gets null, which no client takes for a 1, and `ERRORS` beside `PAYLOAD` says why: leaving it out would
 break clients that look up what they asked for, and 0 would clear a picture that nobody looked at.
+
+On request (`?masks=true`, `?metadata=true`; document 000's list of proposed features) `MASKS` and `METADATA` stand
+beside `PAYLOAD`: compressed masks of the pictures in which a copy was found, and what is known of every picture.
 """
 
 from __future__ import annotations
@@ -15,14 +18,17 @@ from typing import Any, Final
 import grpc
 import structlog
 from google.api import httpbody_pb2
-from pentimento.common.v1 import detection_pb2
+from pentimento.common.v1 import detection_pb2, report_pb2
 from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
 from services.common.errors import DeadlineExceeded, PentimentoError, Unavailable, internal_message
+from services.common.images import ImageInfo, ImageLimits
+from services.common.limiter import WorkLimiter
 from services.orchestrator.intake import Intake, Source
+from services.orchestrator.overlays import draw_overlay
 from services.orchestrator.ports import PassiveClient
-from services.orchestrator.rest.http import Context, Reply, error_reply, respond
+from services.orchestrator.rest.http import Context, Reply, base64_text, error_reply, facts, respond
 
 __all__ = ["FORMATS", "ImageInterfaceServicer"]
 
@@ -35,6 +41,7 @@ SIDE_BY_SIDE: Final = 4
 """Pictures fetched and checked at once for one request: one caller must not fill the passive service."""
 
 DETECTOR: Final = "copy_move"
+METADATA_DETECTOR: Final = "metadata"
 RESULT_NAME: Final = "DBSCAN_CPY_MOVE"
 DECISION_SCORE: Final = 0.5
 """Used where the detector does not tell from which score on it reports a copy."""
@@ -44,10 +51,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """What became of one picture: whether it holds a copy or, if that is not known, why."""
+    """What became of one picture: whether it holds a copy or, if that is not known, why; and what was asked beside."""
 
     found: bool | None
     error: PentimentoError | None = None
+    mask_png: bytes | None = None
+    metadata: dict[str, Any] | None = None
 
 
 class ImageInterfaceServicer(pb_grpc.ImageInterfaceServiceServicer):
@@ -56,11 +65,15 @@ class ImageInterfaceServicer(pb_grpc.ImageInterfaceServiceServicer):
     Args:
         passive: runs the copy-move detector.
         intake: reads requests and fetches pictures.
+        work: threads for drawing masks.
+        limits: on files, for drawing masks.
     """
 
-    def __init__(self, passive: PassiveClient, intake: Intake) -> None:
+    def __init__(self, passive: PassiveClient, intake: Intake, *, work: WorkLimiter, limits: ImageLimits) -> None:
         self._passive = passive
         self._intake = intake
+        self._work = work
+        self._limits = limits
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Adds this servicer to a server; returns the names of the services that it answers for."""
@@ -75,19 +88,30 @@ class ImageInterfaceServicer(pb_grpc.ImageInterfaceServiceServicer):
             sources = list(dict.fromkeys(sources))
             places = asyncio.Semaphore(SIDE_BY_SIDE)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._check(source, places)) for source in sources]
+                tasks = [group.create_task(self._check(source, places, request)) for source in sources]
             return _reply(_unique_names(sources), [task.result() for task in tasks])
 
         return await respond(context, call)
 
-    async def _check(self, source: Source, places: asyncio.Semaphore) -> _Checked:
+    async def _check(
+        self, source: Source, places: asyncio.Semaphore, request: pb.ImageInterfaceServiceCheckImagesRequest
+    ) -> _Checked:
         """Checks one picture; whatever goes wrong is about this picture and no other."""
         async with places:
             try:
                 upload = await self._intake.load(source)
-                await self._intake.check(upload, FORMATS)
-                answer = await self._passive.analyze(upload.content, detectors=[DETECTOR])
-                return _Checked(_has_copy(answer.report.findings))
+                info = await self._intake.check(upload, FORMATS)
+                detectors = [DETECTOR, METADATA_DETECTOR] if request.metadata else [DETECTOR]
+                answer = await self._passive.analyze(upload.content, detectors=detectors, include_maps=request.masks)
+                found = _has_copy(answer.report.findings)
+                mask = None
+                if found and request.masks:
+                    drawn = await self._work.run(
+                        draw_overlay, upload.content, self._limits, answer.report.findings, {DETECTOR}
+                    )
+                    mask = drawn.mask_png
+                metadata = _metadata(info, answer.report) if request.metadata else None
+                return _Checked(found, mask_png=mask, metadata=metadata)
             except PentimentoError as error:
                 return _Checked(None, error)
             except TimeoutError:
@@ -113,6 +137,20 @@ def _has_copy(findings: Sequence[detection_pb2.Finding]) -> bool:
             threshold = parameters["decision_score"].number_value if "decision_score" in parameters else DECISION_SCORE
             return finding.score >= threshold
     raise Unavailable("The copy-move detector did not answer.", metadata={"detector": DETECTOR})
+
+
+def _metadata(info: ImageInfo, report: report_pb2.AnalyzerReport) -> dict[str, Any]:
+    """What is known of a picture: its file, and what the file says of itself."""
+    read = next((each for each in report.findings if each.provenance.detector == METADATA_DETECTOR), None)
+    return {
+        "format": info.format,
+        "width": info.width,
+        "height": info.height,
+        "size_bytes": info.size_bytes,
+        "sha256": info.sha256,
+        "explanation": read.explanation if read else None,
+        "details": facts(read.details) if read else {},
+    }
 
 
 def _unique_names(sources: Sequence[Source]) -> list[str]:
@@ -141,10 +179,15 @@ def _reply(names: Sequence[str], results: Sequence[_Checked]) -> Reply:
         for name, result in zip(names, results, strict=True)
         if result.error is not None
     }
+    body: dict[str, Any] = {"PAYLOAD": payload}
+    named = list(zip(names, results, strict=True))
+    masks = {name: base64_text(result.mask_png) for name, result in named if result.mask_png is not None}
+    metadata = {name: result.metadata for name, result in named if result.metadata is not None}
+    body |= ({"MASKS": masks} if masks else {}) | ({"METADATA": metadata} if metadata else {})
     if not errors:
-        return Reply({"PAYLOAD": payload})
+        return Reply(body)
     if len(errors) < len(payload):
-        return Reply({"PAYLOAD": payload, "ERRORS": errors})
+        return Reply({**body, "ERRORS": errors})
     worst = next(result.error for result in results if result.error is not None)
     refused = error_reply(worst)
     return Reply({**refused.body, "PAYLOAD": payload, "ERRORS": errors}, refused.status, refused.headers)

@@ -18,11 +18,14 @@ from evaluation.calibration.fit import fit_calibration
 from evaluation.calibration.folds import assign_folds
 from evaluation.calibration.fusion import FusionInput, fit_fusion
 from evaluation.calibration.maps import MIN_SOURCES, apply_map, fit_map, fit_map_by, supported_bounds
+from evaluation.calibration.misses import policy_ratio, with_misses
 from evaluation.calibration.samples import DetectorSamples, InsufficientData, Samples
 from evaluation.metrics.calibration import cllr, cllr_min
 from evaluation.metrics.errors import InvalidData
-from services.common.calibration import Fusion, InvalidCalibration, ScoreMap, parse_calibration
+from evaluation.subjects import Subject
+from services.common.calibration import Fusion, InvalidCalibration, ScoreMap, parse_calibration, read_calibration
 from services.common.detection import Question
+from services.passive.detectors import registry
 
 CREATED = datetime(2026, 1, 2, tzinfo=UTC)
 METHODS = ("uninformative", "logistic", "logistic_of_logit", "isotonic")
@@ -338,6 +341,9 @@ def test_reporting_on_the_same_sources_is_refused(calibration):
         (("fusions", "edited", "weights", "first"), 1.1),
         (("fusions", "edited", "weights", "unheard_of"), 0.5),
         (("fusions", "edited", "bounds"), [-2.0, -1.0]),
+        (("fusions", "edited", "missed"), [[0.0, 0.5], [0.0, 0.6]]),
+        (("fusions", "edited", "missed"), [[0.0, 0.5], [1.0, 0.4]]),
+        (("fusions", "edited", "missed"), [[0.0, 1.5]]),
     ],
 )
 def test_a_damaged_artefact_is_refused(calibration, path, value):
@@ -383,3 +389,59 @@ def test_malformed_samples_are_refused():
         fit_calibration({Question.EDITED: samples}, {})
     with pytest.raises(InvalidData, match="two questions"):
         fit_calibration({Question.EDITED: samples, Question.GENERATED: samples}, {"x": "1"})
+
+
+# Misses
+
+
+def subjects(*names):
+    return [Subject(name=name, version="3", title=name, question=Question.EDITED) for name in names]
+
+
+def test_the_share_of_missed_pictures_is_counted_by_source(calibration):
+    false = [("one", {"first": 0.0}), ("one", {"first": 0.0}), ("two", {"first": 1.0}), ("three", {"first": None})]
+    known = with_misses(calibration, Question.EDITED, subjects("first"), false).fusions[Question.EDITED]
+    assert known.false_pictures == 4
+    # One source is missed for certain, one found, and of the third nothing is known: log10 ratio 0.
+    assert known.miss_rate(-10.0) == 0.0
+    assert known.miss_rate(0.0) == pytest.approx(1 / 3, abs=1e-6)
+    assert known.miss_rate(0.02) == pytest.approx(2 / 3, abs=1e-6)
+    assert known.miss_rate(10.0) == 1.0
+    assert calibration.fusions[Question.EDITED].miss_rate(0.0) is None, "nobody measured"
+
+
+def test_misses_are_decided_as_the_policy_decides(calibration):
+    scores = {"first": 0.9, "second": None}
+    ratio = policy_ratio(calibration, Question.EDITED, subjects("first", "second"), scores)
+    weight = calibration.fusions[Question.EDITED].weights["first"]
+    expected = weight * calibration.log10_likelihood_ratio("first", 0.9, version="3")
+    assert ratio == pytest.approx(min(expected, calibration.fusions[Question.EDITED].bounds[1]))
+
+
+def test_the_curve_survives_the_file(calibration, tmp_path):
+    known = with_misses(calibration, Question.EDITED, subjects("first"), [("one", {"first": 0.9})])
+    save(known, tmp_path / "calibration.json")
+    assert load(tmp_path / "calibration.json") == known
+    assert known.version != calibration.version
+
+
+# What is shipped
+
+
+def test_the_shipped_calibration_knows_the_detectors_as_they_are():
+    """A detector that changed its version is not calibrated any more: `make calibrate` again (docs/policy.md)."""
+    shipped = read_calibration("shipped")
+    versions = {spec.name: spec.version for spec, _ in registry.load("services.passive.detectors")}
+    assert shipped is not None
+    assert {name: known.version for name, known in shipped.detectors.items() if name in versions} == {
+        name: versions[name] for name in shipped.detectors if name in versions
+    }
+    assert all(fusion.missed for fusion in shipped.fusions.values())
+
+
+def test_a_setting_names_an_artefact_or_none(calibration, tmp_path):
+    save(calibration, tmp_path / "own.json")
+    assert read_calibration(str(tmp_path / "own.json")) == calibration
+    assert read_calibration("") is None
+    with pytest.raises(FileNotFoundError):
+        read_calibration(str(tmp_path / "none.json"))
