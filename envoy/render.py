@@ -41,6 +41,7 @@ TIMESTAMP = "%START_TIME(%Y-%m-%dT%H:%M:%S.%6f)%"
 REQUEST_ID = "%REQ(X-REQUEST-ID)%"
 HTTP_BODY = ".google.api.HttpBody"
 MEBIBYTE = 1024 * 1024
+BATCH_MARGIN_SECONDS = 30
 
 # Envoy's own answers: status -> `message` and `error`. The words of answers.lua, where it has the same status.
 ENVOYS_WORDS = "%LOCAL_REPLY_BODY%"
@@ -121,7 +122,13 @@ class EdgeSettings(BaseSettings):
         1200, ge=0, description="All other calls (health, progress, lists) a minute and client; 0 for no limit."
     )
     analysis_timeout_seconds: int = Field(60, ge=1, le=3600, description="How long one analysis may take at the edge.")
-    batch_timeout_seconds: int = Field(900, ge=1, le=86400, description="How long a batch or a silent stream may take.")
+    batch_timeout_seconds: int = Field(
+        900,
+        ge=1,
+        le=86_400,
+        description="How long a batch may take from its first picture on, or a silent stream; the edge waits half a "
+        "minute longer.",
+    )
     upload_timeout_seconds: int = Field(600, ge=1, le=3600, description="How long the sending of a request may take.")
     max_upload_mib: int = Field(
         16,
@@ -196,7 +203,8 @@ def render(settings: EdgeSettings) -> str:
         "ANALYSIS_TIMEOUT": f"{settings.analysis_timeout_seconds}s",
         "IDLE_TIMEOUT": f"{settings.analysis_timeout_seconds + 15}s",
         "UPLOAD_TIMEOUT": f"{settings.upload_timeout_seconds}s",
-        "BATCH_TIMEOUT": f"{settings.batch_timeout_seconds}s",
+        # Longer than the orchestrator's own limit, which has the better words.
+        "BATCH_TIMEOUT": f"{settings.batch_timeout_seconds + BATCH_MARGIN_SECONDS}s",
         "MAX_UPLOAD_BYTES": settings.max_upload_mib * MEBIBYTE,
         "MAX_BATCH_BYTES": settings.max_batch_mib * MEBIBYTE,
         "MAX_JSON_BATCH_BYTES": settings.max_json_batch_mib * MEBIBYTE,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from local.settings import LOOPBACK, LocalSettings, service_environment
+from local.settings import LOOPBACK, LocalSettings, service_environment, worker_environment
 
 __all__ = ["Part", "PortUse", "Probe", "all_parts", "ports_in_use"]
 
@@ -166,6 +166,20 @@ def all_parts(settings: LocalSettings, database_url: str) -> tuple[Part, ...]:
         ),
         stop_seconds=15,
     )
+    worker = Part(
+        name="worker",
+        command=_module("services.orchestrator.worker"),
+        probe=grpc_probe(ports.worker),
+        tier=3,
+        ports=(
+            PortUse(LOOPBACK, ports.worker, "health of the worker"),
+            PortUse(LOOPBACK, ports.worker_metrics, "metrics of the worker"),
+        ),
+        depends_on=("postgres",) if not settings.database_url else (),
+        environment=worker_environment(settings),
+        # It finishes what it has, or puts it back.
+        stop_seconds=25,
+    )
     envoy = Part(
         name="envoy",
         command=_module("local.envoy"),
@@ -185,6 +199,7 @@ def all_parts(settings: LocalSettings, database_url: str) -> tuple[Part, ...]:
         _service(settings, "deeplearning"),
         _service(settings, "faces"),
         _service(settings, "orchestrator", depends_on=("postgres",) if not settings.database_url else ()),
+        worker,
         envoy,
     )
 

@@ -24,6 +24,7 @@ __all__ = [
     "SettingsError",
     "parts_environment",
     "service_environment",
+    "worker_environment",
 ]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -53,6 +54,16 @@ class Ports:
     def envoy_admin(self) -> int:
         """Envoy's admin page."""
         return self.base + 1
+
+    @property
+    def worker(self) -> int:
+        """The worker's health, over gRPC."""
+        return self.base + 10
+
+    @property
+    def worker_metrics(self) -> int:
+        """Prometheus metrics of the worker."""
+        return self.base + 11
 
     def service(self, name: str) -> int:
         """The gRPC port of one of SERVICES."""
@@ -185,8 +196,16 @@ def service_environment(settings: LocalSettings, name: str) -> dict[str, str]:
     }
 
 
+def worker_environment(settings: LocalSettings) -> dict[str, str]:
+    """What the worker gets beside `LocalSettings.environment`: where its health is asked."""
+    return {
+        "PENTIMENTO_LISTEN": f"{LOOPBACK}:{settings.ports.worker}",
+        "PENTIMENTO_METRICS_LISTEN": f"{LOOPBACK}:{settings.ports.worker_metrics}",
+    }
+
+
 def parts_environment(settings: LocalSettings, database_url: str) -> dict[str, str]:
-    """The whole environment of the process manager and so of every part, but for `service_environment`.
+    """The whole environment of the process manager and so of every part, but for those of each alone (above).
 
     Variables that other programs set for their own Python would lead the parts astray; they are left out.
     """

@@ -8,7 +8,8 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,8 @@ START_SECONDS = 120.0
 # How each part shows in a process list.
 COMMANDS = {
     "envoy": "bin/envoy",
-    "orchestrator": "services.orchestrator",
+    "orchestrator": "-m services.orchestrator ",
+    "worker": "services.orchestrator.worker",
     "passive": "services.passive",
     "deeplearning": "services.deeplearning",
     "faces": "services.faces",
@@ -119,6 +121,20 @@ class Mesh:
             if mark in environment and state != "Z" and (part is None or COMMANDS[part] in command):
                 found.append(int(entry.name))
         return found
+
+    @contextmanager
+    def frozen(self, part: str) -> Iterator[None]:
+        """Stops a part and its children (SIGSTOP) for the body of the `with`: it is there and does not answer."""
+        parents = self.pids(part)
+        children = [Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in parents]
+        stopped = [*parents, *(int(pid) for pids in children for pid in pids)]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
     def kill(self, part: str) -> None:
         """Kills a part with SIGKILL, as a crash or the kernel would."""

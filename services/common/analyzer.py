@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 from pentimento.common.v1 import detection_pb2, evidence_pb2, report_pb2
@@ -29,6 +30,10 @@ from services.common.telemetry import DETECTOR_RESULTS, DETECTOR_SCORES, DETECTO
 __all__ = ["Analyzer", "Result"]
 
 log = structlog.get_logger()
+
+SIDE_BY_SIDE: Final = max(2, os.cpu_count() or 1)
+"""Detectors that run on one picture at a time: as many as there are cores. All of them at once would fill the queue of
+`WorkLimiter` with a single picture, and the next one would be refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +92,13 @@ class Analyzer:
 
     async def results(self, picture: Picture, names: Sequence[str], *, include_maps: bool) -> AsyncGenerator[Result]:
         """Each detector's result as soon as it is ready; closing it (`contextlib.aclosing`) cancels the rest."""
-        tasks = [
-            asyncio.create_task(self._run(spec, function, picture, include_maps=include_maps))
-            for spec, function in self.select(names)
-        ]
+        places = asyncio.Semaphore(SIDE_BY_SIDE)
+
+        async def run(spec: DetectorSpec, function: Callable[..., Any]) -> Result:
+            async with places:
+                return await self._run(spec, function, picture, include_maps=include_maps)
+
+        tasks = [asyncio.create_task(run(spec, function)) for spec, function in self.select(names)]
         try:
             for task in asyncio.as_completed(tasks):
                 yield await task

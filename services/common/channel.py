@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -25,7 +25,7 @@ from services.common.errors import (
     Unavailable,
 )
 
-__all__ = ["call", "open_channel"]
+__all__ = ["call", "call_stream", "open_channel"]
 
 
 @asynccontextmanager
@@ -69,6 +69,19 @@ async def call(method: Any, request: Any, *, service: str, limit_seconds: float)
         return await method(request, timeout=seconds, metadata=outbound_metadata())
     except grpc.aio.AioRpcError as error:
         raise _as_error(error, service, seconds) from error
+
+
+async def call_stream(method: Any, request: Any, *, service: str, limit_seconds: float) -> AsyncGenerator[Any]:
+    """Like `call`, of a method that answers with a stream; closing it (`contextlib.aclosing`) cancels the call."""
+    seconds = time_remaining(limit_seconds)
+    running = method(request, timeout=seconds, metadata=outbound_metadata())
+    try:
+        async for message in running:
+            yield message
+    except grpc.aio.AioRpcError as error:
+        raise _as_error(error, service, seconds) from error
+    finally:
+        running.cancel()
 
 
 def _as_error(error: grpc.aio.AioRpcError, service: str, seconds: float) -> PentimentoError:

@@ -184,6 +184,7 @@ def evidence_to_proto(evidence: Evidence) -> evidence_pb2.Evidence:
     """The same evidence."""
     direction = {
         Direction.AI_GENERATED: evidence_pb2.EVIDENCE_DIRECTION_AI_GENERATED,
+        Direction.EDITED: evidence_pb2.EVIDENCE_DIRECTION_EDITED,
         Direction.AUTHENTIC: evidence_pb2.EVIDENCE_DIRECTION_AUTHENTIC,
         Direction.INDETERMINATE: evidence_pb2.EVIDENCE_DIRECTION_INDETERMINATE,
     }[evidence.direction]
@@ -201,6 +202,7 @@ def evidence_to_proto(evidence: Evidence) -> evidence_pb2.Evidence:
         confidence=evidence.confidence,
         details=struct(evidence.details),
         analyzer=evidence.analyzer,
+        question=question_to_proto(evidence.question),
     )
 
 

@@ -17,12 +17,13 @@ Nothing here knows protobuf; `services.common.convert` translates.
 from __future__ import annotations
 
 import enum
+import functools
 import importlib
 import math
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,6 +80,8 @@ class Direction(enum.Enum):
     """Which answer to the question a piece of evidence speaks for (document 002's values)."""
 
     AI_GENERATED = "ai_generated"
+    EDITED = "edited"
+    """Pentimento's own: document 002 asks only whether a picture was generated."""
     AUTHENTIC = "authentic"
     INDETERMINATE = "indeterminate"
 
@@ -136,7 +139,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """A discrete piece of evidence on whether the picture was generated (document 002's EvidenceResult).
+    """A discrete piece of evidence (document 002's EvidenceResult), by default on whether the picture was generated.
 
     `source` is a lower-case word: exif, watermark, c2pa, metadata. `confidence` (0-1) is how sure the reader is that
     it read the evidence right, or None.
@@ -149,6 +152,7 @@ class Evidence:
     analyzer: str
     confidence: float | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
+    question: Question = Question.GENERATED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,6 +315,24 @@ class Registry(Generic[F]):
             if not info.name.startswith("_"):
                 importlib.import_module(f"{package}.{info.name}")
         return self
+
+    def configured(self, name: str, parameters: Mapping[str, str | float | int | bool], **options: Any) -> Registry[F]:
+        """A copy in which one detector gets keyword options by a deployment's settings, and says so in its results.
+
+        Args:
+            name: the detector's.
+            parameters: what is shown of the options, in place of the parameters of these names.
+            options: keyword arguments of its function.
+
+        Raises:
+            KeyError: there is no such detector.
+        """
+        copy: Registry[F] = Registry(self.service)
+        copy._entries = dict(self._entries)
+        spec, function = self._entries[name]
+        bound = cast("F", functools.partial(function, **options))
+        copy._entries[name] = replace(spec, parameters={**spec.parameters, **parameters}), bound
+        return copy
 
     def __iter__(self) -> Iterator[tuple[DetectorSpec, F]]:
         return iter(self._entries.values())

@@ -31,7 +31,9 @@ class ServiceSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field("json", description="json for machines, console for people.")
     calibration: str = Field(
-        "", description="Calibration artefact whose scores drift is measured against; empty: none."
+        "shipped",
+        description="What scores are worth, and what drift is measured against: a calibration artefact, `shipped` for "
+        "that of this version, empty for none.",
     )
     otlp_endpoint: str = Field("", description="OpenTelemetry collector (OTLP over gRPC); empty exports no spans.")
     max_message_bytes: int = Field(64 * MEBIBYTE, ge=MEBIBYTE, description="Largest gRPC message taken or sent.")

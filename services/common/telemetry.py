@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -20,7 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, start_http_server
 
-from services.common.calibration import SCORE_EDGES, InvalidCalibration, load_calibration
+from services.common.calibration import SCORE_EDGES, InvalidCalibration, read_calibration
 from services.common.context import request_id
 from services.common.drift import DriftCollector
 from services.common.settings import ServiceSettings
@@ -111,13 +110,12 @@ def _set_up_spans(name: str, version: str, settings: ServiceSettings) -> None:
 
 
 def _set_up_drift(settings: ServiceSettings) -> None:
-    if not settings.calibration:
-        return
     try:
-        calibration = load_calibration(Path(settings.calibration))
+        calibration = read_calibration(settings.calibration)
     except (InvalidCalibration, OSError) as error:
         raise SystemExit(f"setting PENTIMENTO_CALIBRATION: {error}") from None
-    REGISTRY.register(DriftCollector(calibration, DETECTOR_SCORES))
+    if calibration is not None:
+        REGISTRY.register(DriftCollector(calibration, DETECTOR_SCORES))
 
 
 def set_up_telemetry(name: str, version: str, settings: ServiceSettings) -> None:

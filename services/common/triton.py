@@ -109,6 +109,14 @@ class TritonClient:
             raise _translate(error, model, seconds) from error
         return {name: result.as_numpy(name) for name in outputs}
 
+    async def server_version(self) -> str:
+        """Triton's own version, for example "2.51.0"; "" if it does not answer."""
+        try:
+            metadata = await self._client.get_server_metadata(client_timeout=time_remaining(READY_SECONDS))
+        except InferenceServerException:
+            return ""
+        return str(metadata.version)
+
     async def is_ready(self) -> bool:
         """Whether Triton answers and says that it is ready."""
         try:

@@ -1,5 +1,7 @@
 """Fetches a picture by URL, safely: a caller must not reach, or learn about, anything that only this machine can reach.
 
+Posting (a webhook) goes by the same rules.
+
 What is allowed:
 
 - http and https, on the usual ports, without user name or password in the URL;
@@ -134,17 +136,19 @@ class UrlFetcher:
         self._allow_loopback = allow_loopback
         self._resolver = resolver
         self._system_resolver: _SystemResolver | None = None
+        self._backend: _CheckedBackend | None = None
         self._pool: httpcore.AsyncConnectionPool | None = None
 
     async def __aenter__(self) -> Self:
         resolver = self._resolver
         if resolver is None:
             resolver = self._system_resolver = _SystemResolver()
+        self._backend = _CheckedBackend(resolver=resolver, allow_loopback=self._allow_loopback)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=_verifying_context(),
             max_connections=None,
             max_keepalive_connections=0,
-            network_backend=_CheckedBackend(resolver=resolver, allow_loopback=self._allow_loopback),
+            network_backend=self._backend,
         )
         return self
 
@@ -199,11 +203,72 @@ class UrlFetcher:
         _log.info("url_fetched", host=host, bytes=len(content), seconds=round(time.monotonic() - started, 3))
         return FetchedImage(content=content, filename=_filename(first), content_type=content_type)
 
-    async def _follow(self, url: httpx.URL) -> tuple[bytes, str]:
+    async def check(self, url: str) -> None:
+        """Whether `url` may be connected to, as far as can be told without doing so; its name is resolved.
+
+        Raises:
+            RejectedUrl: URL_NOT_ALLOWED, ADDRESS_NOT_ALLOWED, or IMAGE_NOT_FOUND if there is no such host.
+        """
+        parsed = self._checked_url(url)
+        port = parsed.port or _DEFAULT_PORT_OF_SCHEME[parsed.scheme]
+        try:
+            async with asyncio.timeout(self._total_seconds):
+                await self._network().allowed_addresses(parsed.raw_host.decode("ascii"), port)
+        except TimeoutError:
+            raise RejectedUrl("The host of the URL could not be found in time.", reason="URL_TIMEOUT") from None
+
+    async def post(self, url: str, *, content: bytes, headers: dict[str, str]) -> int:
+        """Posts to `url` under the same rules and returns the status; follows no redirect and reads no answer.
+
+        Raises:
+            RejectedUrl: the URL may not be posted to, or nobody answered.
+            Overloaded: too many fetches are in progress.
+        """
+        parsed = self._checked_url(url)
+        try:
+            async with (
+                self._admission.admit(),
+                asyncio.timeout(self._total_seconds),
+                self._connections().stream(
+                    "POST",
+                    httpcore.URL(
+                        scheme=parsed.raw_scheme, host=parsed.raw_host, port=parsed.port, target=parsed.raw_path
+                    ),
+                    headers=[
+                        ("Host", parsed.netloc),
+                        ("User-Agent", "Pentimento (webhook)"),
+                        ("Content-Length", str(len(content))),
+                        ("Connection", "close"),
+                        *headers.items(),
+                    ],
+                    content=content,
+                    extensions={"timeout": self._timeouts},
+                ) as response,
+            ):
+                return response.status
+        except (
+            TimeoutError,
+            httpcore.TimeoutException,
+            httpcore.NetworkError,
+            httpcore.ProtocolError,
+            httpcore.UnsupportedProtocol,
+        ) as error:
+            _log.info("post_failed", host=parsed.host, error=type(error).__name__)
+            raise RejectedUrl("The URL could not be posted to: nobody answered.", reason="URL_FAILED") from error
+
+    def _connections(self) -> httpcore.AsyncConnectionPool:
         if self._pool is None:
             raise RuntimeError("UrlFetcher is an async context manager; enter it first")
+        return self._pool
+
+    def _network(self) -> _CheckedBackend:
+        if self._backend is None:
+            raise RuntimeError("UrlFetcher is an async context manager; enter it first")
+        return self._backend
+
+    async def _follow(self, url: httpx.URL) -> tuple[bytes, str]:
         for _ in range(self._max_redirects + 1):
-            async with self._pool.stream(
+            async with self._connections().stream(
                 "GET",
                 httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
                 headers={
@@ -322,16 +387,8 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        try:
-            async with asyncio.timeout(timeout):
-                addresses = await self._resolver(host, port)
-        except (OSError, UnicodeError) as error:
-            if isinstance(error, TimeoutError):
-                raise
-            raise _not_found() from error
-        allowed = [address for address in addresses if self._is_allowed(address)]
-        if not allowed:
-            raise _address_not_allowed()
+        async with asyncio.timeout(timeout):
+            allowed = await self.allowed_addresses(host, port)
         for address in allowed[:-1]:
             try:
                 return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
@@ -341,6 +398,19 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await asyncio.sleep(seconds)
+
+    async def allowed_addresses(self, host: str, port: int) -> Sequence[str]:
+        """The addresses of a host that may be connected to, at least one; raises `RejectedUrl` if there are none."""
+        try:
+            addresses = await self._resolver(host, port)
+        except (OSError, UnicodeError) as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise _not_found() from error
+        allowed = [address for address in addresses if self._is_allowed(address)]
+        if not allowed:
+            raise _address_not_allowed()
+        return allowed
 
     def _is_allowed(self, address: str) -> bool:
         if is_public_address(address):

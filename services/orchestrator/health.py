@@ -10,13 +10,18 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from pentimento.orchestrator.v1 import system_service_pb2 as pb
 
+from services.common.errors import Unavailable
 from services.common.triton import TritonClient
 from services.common.version import VERSION
+from services.orchestrator.analyzers import Analyzers
+from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.storage import AnalysisStore
 
 __all__ = ["HealthReporter"]
 
 CHECK_SECONDS: Final = 1.5
+WORKER_SECONDS: Final = 5.0
+"""A worker says once a second that it lives."""
 
 ANALYZER_NAMES: Final = {
     "passive": "pentimento.passive.v1.PassiveService",
@@ -32,18 +37,32 @@ class HealthReporter:
         channels: to the analysers, by service name.
         triton: a client of Triton.
         store: the database.
+        analyzers: know the versions of the services.
+        batches: know the workers.
     """
 
-    def __init__(self, channels: Mapping[str, grpc.aio.Channel], triton: TritonClient, store: AnalysisStore) -> None:
+    def __init__(
+        self,
+        channels: Mapping[str, grpc.aio.Channel],
+        triton: TritonClient,
+        store: AnalysisStore,
+        analyzers: Analyzers,
+        batches: BatchStore,
+    ) -> None:
         self._channels = channels
         self._triton = triton
         self._store = store
+        self._analyzers = analyzers
+        self._batches = batches
 
     async def report(self) -> pb.GetHealthResponse:
         """The health of all parts; DOWN as a whole only if no analyser answers, for then nothing can be analysed."""
         parts = [pb.PartHealth(part="orchestrator", state=pb.PART_STATE_SERVING, version=VERSION)]
         parts += await asyncio.gather(
-            *(self._analyzer(service) for service in ANALYZER_NAMES), self._triton_part(), self._database_part()
+            *(self._analyzer(service) for service in ANALYZER_NAMES),
+            self._triton_part(),
+            self._database_part(),
+            self._worker_part(),
         )
         analyzers = [part.state for part in parts if part.part in ANALYZER_NAMES]
         if all(state != pb.PART_STATE_SERVING for state in analyzers):
@@ -65,11 +84,14 @@ class HealthReporter:
             )
         if answer.status != health_pb2.HealthCheckResponse.SERVING:
             return pb.PartHealth(part=service, state=pb.PART_STATE_DEGRADED, message="answers, but is not serving")
-        return pb.PartHealth(part=service, state=pb.PART_STATE_SERVING)
+        versions = await self._analyzers.service_versions()
+        return pb.PartHealth(part=service, state=pb.PART_STATE_SERVING, version=versions.get(service, ""))
 
     async def _triton_part(self) -> pb.PartHealth:
         if await self._triton.is_ready():
-            return pb.PartHealth(part="triton", state=pb.PART_STATE_SERVING)
+            return pb.PartHealth(
+                part="triton", state=pb.PART_STATE_SERVING, version=await self._triton.server_version()
+            )
         return pb.PartHealth(
             part="triton", state=pb.PART_STATE_DOWN, message="does not answer: no network can be asked"
         )
@@ -79,8 +101,22 @@ class HealthReporter:
             return pb.PartHealth(
                 part="database", state=pb.PART_STATE_SERVING, message="none: this deployment keeps no analyses"
             )
-        if await self._store.is_up():
-            return pb.PartHealth(part="database", state=pb.PART_STATE_SERVING)
+        if version := await self._store.server_version():
+            return pb.PartHealth(part="database", state=pb.PART_STATE_SERVING, version=version)
         return pb.PartHealth(
             part="database", state=pb.PART_STATE_DOWN, message="does not answer: analyses are not kept"
         )
+
+    async def _worker_part(self) -> pb.PartHealth:
+        if not self._store.configured:
+            return pb.PartHealth(
+                part="worker", state=pb.PART_STATE_SERVING, message="none: this deployment takes no batches"
+            )
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                workers = await self._batches.live_workers(seconds=WORKER_SECONDS)
+        except (Unavailable, TimeoutError):
+            workers = 0
+        if workers:
+            return pb.PartHealth(part="worker", state=pb.PART_STATE_SERVING)
+        return pb.PartHealth(part="worker", state=pb.PART_STATE_DOWN, message="none gives a sign of life: batches wait")

@@ -24,7 +24,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
@@ -48,6 +48,7 @@ __all__ = [
     "Source",
     "Upload",
     "parse",
+    "parse_pieces",
 ]
 
 FILE_FIELDS: Final = ("file", "image", "files")
@@ -180,11 +181,20 @@ class Intake:
             RejectedUrl: the URL cannot or may not be fetched.
             TooLarge: it has too many bytes.
         """
-        name = _safe_filename(source.filename) if source.filename else ""
+        found = self.source_of(source)
+        upload = await self.load(found)
+        # A picture's own name, or where it was found if it was given none.
+        return dataclasses.replace(upload, filename=found.filename) if source.filename else upload
+
+    def source_of(self, source: analysis_pb2.ImageSource) -> Source:
+        """The picture that a request of the own API holds or names; nothing is fetched yet.
+
+        Raises:
+            TooLarge: it has too many bytes.
+        """
         if source.WhichOneof("source") == "uri":
-            upload = await self._fetch(source.uri)
-            return dataclasses.replace(upload, filename=name) if name else upload
-        return _file(name, source.content, len(source.content), max_bytes=self._limits.max_bytes)
+            return Link(url=source.uri, filename=_safe_filename(source.filename or _name_in(source.uri)))
+        return _file(source.filename, source.content, len(source.content), max_bytes=self._limits.max_bytes)
 
     async def check(self, upload: Upload, formats: frozenset[str]) -> ImageInfo:
         """Proves that an upload is a whole picture of one of `formats`, and says what its header says.
@@ -301,21 +311,17 @@ class _Part:
 
 
 class _FormReader:
-    """Collects the parts of a form. What exceeds `max_bytes` of a part is counted and not kept."""
+    """Collects the parts of a form, which may come in pieces. Of a part, what exceeds `max_bytes` is only counted."""
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, boundary: bytes, max_bytes: int) -> None:
         self.parts: list[_Part] = []
         self._max_bytes = max_bytes
         self._header_name = bytearray()
         self._header_value = bytearray()
+        self._begun = 0
         self._ended = False
-
-    def read(self, data: bytes, boundary: bytes) -> list[_Part]:
-        """The form's parts, in order."""
-        if not boundary:
-            raise _malformed("the content type names no boundary")
         try:
-            parser = MultipartParser(
+            self._parser = MultipartParser(
                 boundary,
                 {
                     "on_part_begin": self._part_begin,
@@ -329,15 +335,38 @@ class _FormReader:
                 max_header_count=MAX_PART_HEADERS,
                 max_header_size=MAX_HEADER_BYTES,
             )
-            parser.write(data)
         except FormParserError as error:
             raise _malformed("it is not well-formed multipart/form-data") from error
+        if not boundary:
+            raise _malformed("the content type names no boundary")
+
+    def read(self, data: bytes) -> list[_Part]:
+        """The parts of a whole form, in order."""
+        self.feed(data)
+        return self.finish()
+
+    def feed(self, data: bytes) -> None:
+        """Reads a piece of the form."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise _malformed("it is not well-formed multipart/form-data") from error
+
+    def take_whole(self) -> list[_Part]:
+        """The parts that are complete by now and were not taken before, in order."""
+        whole = self.parts if self._ended else self.parts[:-1]
+        self.parts = self.parts[len(whole) :]
+        return whole
+
+    def finish(self) -> list[_Part]:
+        """The parts that were not taken yet, at the end of the form."""
         if not self._ended:
             raise _malformed("it ends before its last boundary")
-        return self.parts
+        return self.take_whole()
 
     def _part_begin(self) -> None:
-        if len(self.parts) >= MAX_PARTS:
+        self._begun += 1
+        if self._begun > MAX_PARTS:
             raise InvalidInput(
                 f"The form has more than {MAX_PARTS} parts.",
                 reason="TOO_MANY_IMAGES",
@@ -381,7 +410,7 @@ class _FormReader:
 
 def _from_form(data: bytes, boundary: bytes, *, max_bytes: int, fields: Sequence[str]) -> list[Source]:
     # A form whose file was not chosen has a part with neither a name nor content.
-    parts = [part for part in _FormReader(max_bytes).read(data, boundary) if part.size or part.filename]
+    parts = [part for part in _FormReader(boundary, max_bytes).read(data) if part.size or part.filename]
     files = [part for part in parts if part.is_file]
     for field in fields:
         if named := [part for part in files if part.name.removesuffix("[]") == field]:
@@ -398,6 +427,67 @@ def _from_form(data: bytes, boundary: bytes, *, max_bytes: int, fields: Sequence
             text = part.content.decode("utf-8", "replace")
             sources.append(_from_text(text, name, "", max_bytes=max_bytes, is_url=name in _TEXT_FIELDS))
     return sources
+
+
+async def parse_pieces(
+    content_type: str, pieces: AsyncIterator[bytes], *, max_images: int, max_bytes: int
+) -> AsyncGenerator[Source]:
+    """Reads a request's body that comes in pieces: of a form, each picture as soon as it is whole.
+
+    So a form of any number of pictures takes the memory of one. Every file of a form is a picture here, whatever its
+    field is called; links may stand beside them. Anything but a form is read as a whole, as `parse` does.
+
+    Args:
+        content_type: as declared, parameters included; may be empty.
+        pieces: the body.
+        max_images: most pictures.
+        max_bytes: longest file.
+
+    Raises:
+        InvalidInput: see the module's docstring.
+        TooLarge: a file is longer than `max_bytes`, or the body than all files and links can be.
+    """
+    media_type, parameters = parse_options_header(content_type.encode("latin-1", "replace").decode("latin-1"))
+    if media_type != b"multipart/form-data":
+        body = bytearray()
+        # A picture as base64, and links.
+        limit = 2 * max_bytes + max_images * MAX_HEADER_BYTES
+        async for piece in pieces:
+            body += piece
+            if len(body) > limit:
+                raise _too_large_body(len(body), limit)
+        for source in parse(content_type, bytes(body), max_images=max_images, max_bytes=max_bytes):
+            yield source
+        return
+    reader = _FormReader(parameters.get(b"boundary", b""), max_bytes)
+    read = 0
+    limit = max_images * max_bytes + MAX_PARTS * MAX_HEADER_BYTES
+    async for piece in pieces:
+        read += len(piece)
+        if read > limit:
+            raise _too_large_body(read, limit)
+        reader.feed(piece)
+        for part in reader.take_whole():
+            for source in _sources_of(part, max_bytes=max_bytes):
+                yield source
+    for part in reader.finish():
+        for source in _sources_of(part, max_bytes=max_bytes):
+            yield source
+
+
+def _sources_of(part: _Part, *, max_bytes: int) -> list[Source]:
+    """The picture in a part of a form, if there is one."""
+    if not part.size and not part.filename:
+        return []
+    if part.is_file:
+        return [_file(part.filename, part.content, part.size, max_bytes=max_bytes)]
+    name = part.name.removesuffix("[]")
+    if name not in (*_TEXT_FIELDS, *_BASE64_FIELDS, *FILE_FIELDS):
+        return []
+    if part.size > max_bytes:
+        raise _too_large(part.size, max_bytes)
+    text = part.content.decode("utf-8", "replace")
+    return [_from_text(text, name, "", max_bytes=max_bytes, is_url=name in _TEXT_FIELDS)]
 
 
 # application/json and text
@@ -508,6 +598,13 @@ def _too_large(size: int, limit: int) -> TooLarge:
     return TooLarge(
         f"File size {size} bytes exceeds maximum {limit} bytes",
         metadata={"limit": str(limit), "actual": str(size), "unit": "bytes"},
+    )
+
+
+def _too_large_body(size: int, limit: int) -> TooLarge:
+    return TooLarge(
+        f"Request size of more than {size} bytes exceeds maximum {limit} bytes",
+        metadata={"limit": str(limit), "unit": "bytes"},
     )
 
 

@@ -8,18 +8,15 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 
-from services.common.channel import open_channel
-from services.common.limiter import AdmissionLimiter, WorkLimiter
+from services.common.limiter import AdmissionLimiter
 from services.common.server import Register, Servicer, run_server
 from services.common.settings import load_settings
 from services.common.triton import TritonClient
 from services.common.version import VERSION
-from services.orchestrator.analyzers import Analyzers
-from services.orchestrator.engine import AnalysisEngine, Priors
-from services.orchestrator.fetching import UrlFetcher
+from services.orchestrator.batch_servicer import BatchServicer
 from services.orchestrator.health import HealthReporter
-from services.orchestrator.intake import Intake
 from services.orchestrator.rest.deepfake import DeepfakeServicer
+from services.orchestrator.rest.documentation import DocumentationServicer
 from services.orchestrator.rest.image_interface import ImageInterfaceServicer
 from services.orchestrator.rest.manipulation import ManipulationServicer
 from services.orchestrator.rest.profile import ProfileServicer
@@ -27,10 +24,13 @@ from services.orchestrator.rest.screening import ScreeningServicer
 from services.orchestrator.servicer import AnalysisServicer, SystemServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
+from services.orchestrator.wiring import open_batches, open_core
 
 __all__ = ["NAME", "main", "wire"]
 
 NAME = "orchestrator"
+WAITING_MARGIN_SECONDS = 15
+"""Who waits for a batch may wait a little longer than a batch may take (and less than the edge waits)."""
 
 
 def main() -> None:
@@ -45,44 +45,30 @@ def main() -> None:
 async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
     """What the service needs, for as long as it serves."""
     async with AsyncExitStack() as stack:
-        addresses = {
-            "passive": settings.passive_address,
-            "deeplearning": settings.deeplearning_address,
-            "faces": settings.faces_address,
-        }
-        channels = {
-            name: await stack.enter_async_context(open_channel(address, max_message_bytes=settings.max_message_bytes))
-            for name, address in addresses.items()
-        }
         triton = await stack.enter_async_context(TritonClient.connect(settings.triton_address))
         store = await stack.enter_async_context(AnalysisStore.connect(settings.database_url))
-        fetcher = await stack.enter_async_context(
-            UrlFetcher(
-                max_bytes=settings.max_image_bytes,
-                total_seconds=settings.fetch_timeout_seconds,
-                allow_loopback=settings.fetch_allow_loopback,
-            )
-        )
-        work = WorkLimiter(workers=settings.workers, queue=settings.queue)
-        stack.callback(work.close)
-
-        intake = Intake(fetcher, work=work, limits=settings.image_limits)
-        analyzers = Analyzers(channels, timeout_seconds=settings.analyzer_timeout_seconds)
-        engine = AnalysisEngine(
-            analyzers=analyzers,
-            store=store,
-            intake=intake,
-            admission=AdmissionLimiter(settings.max_concurrent_analyses),
-            priors=Priors(generated=settings.prior_generated, edited=settings.prior_edited),
-        )
+        core = await stack.enter_async_context(open_core(settings, store))
+        engine, intake, analyzers = core.engine, core.intake, core.analyzers
+        batch_store, batches = await stack.enter_async_context(open_batches(settings, core))
+        health = HealthReporter(core.channels, triton, store, analyzers, batch_store)
         servicers: list[Servicer] = [
-            AnalysisServicer(engine, intake, store),
-            SystemServicer(analyzers, HealthReporter(channels, triton, store)),
-            ImageInterfaceServicer(analyzers.passive, intake),
+            AnalysisServicer(engine, intake, store, batches),
+            BatchServicer(batches, intake),
+            SystemServicer(analyzers, health),
+            ImageInterfaceServicer(analyzers.passive, intake, work=core.work, limits=settings.image_limits),
             ManipulationServicer(analyzers.deeplearning, intake),
-            ScreeningServicer(engine, intake, work=work, limits=settings.image_limits),
+            ScreeningServicer(
+                engine,
+                intake,
+                batches,
+                work=core.work,
+                limits=settings.image_limits,
+                waiting=AdmissionLimiter(settings.max_waiting_batches),
+                wait_seconds=settings.batch_timeout_seconds + WAITING_MARGIN_SECONDS,
+            ),
             ProfileServicer(analyzers.faces, intake),
             DeepfakeServicer(analyzers.faces, intake),
+            DocumentationServicer(),
         ]
 
         def register(server: grpc.aio.Server) -> Sequence[str]:

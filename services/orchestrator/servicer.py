@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Any, Final
 
 import grpc
 import structlog
-from pentimento.common.v1 import report_pb2
+from pentimento.common.v1 import detection_pb2, evidence_pb2, face_pb2
 from pentimento.orchestrator.v1 import analysis_pb2, system_service_pb2, system_service_pb2_grpc
 from pentimento.orchestrator.v1 import analysis_service_pb2 as pb
 from pentimento.orchestrator.v1 import analysis_service_pb2_grpc as pb_grpc
 
 from services.common.errors import PentimentoError, internal_message
-from services.orchestrator.analyzers import Analyzers, ServiceAnswer
+from services.orchestrator.analyzers import Analyzers, Piece
+from services.orchestrator.batches import Batches
 from services.orchestrator.engine import AnalysisEngine
 from services.orchestrator.health import HealthReporter
 from services.orchestrator.intake import Intake
-from services.orchestrator.storage import AnalysisStore
+from services.orchestrator.storage import AnalysisFilter, AnalysisStore
 
 __all__ = ["AnalysisServicer", "SystemServicer"]
 
@@ -39,10 +40,13 @@ log = structlog.get_logger()
 class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
     """Implements `pentimento.orchestrator.v1.AnalysisService`; the contract describes the RPCs."""
 
-    def __init__(self, engine: AnalysisEngine, intake: Intake, store: AnalysisStore) -> None:
+    def __init__(
+        self, engine: AnalysisEngine, intake: Intake, store: AnalysisStore, batches: Batches | None = None
+    ) -> None:
         self._engine = engine
         self._intake = intake
         self._store = store
+        self._batches = batches
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Adds this servicer to a server; returns the names of the services that it answers for."""
@@ -67,8 +71,7 @@ class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
                     upload = await self._intake.from_source(source)
                     async with aclosing(self._engine.stream(upload, request.options, formats=FORMATS)) as answers:
                         async for event in answers:
-                            for message in _messages(index, event):
-                                events.put_nowait(message)
+                            events.put_nowait(_message(index, event))
                 except PentimentoError as error:
                     failure = pb.ImageError(reason=error.reason, message=error.message)
                 except Exception:
@@ -104,11 +107,14 @@ class AnalysisServicer(pb_grpc.AnalysisServiceServicer):
         page = await self._store.list(
             page_size=min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
             token=request.page_token,
-            sha256=request.sha256,
+            which=_filter(request),
         )
         return pb.ListAnalysesResponse(analyses=page.analyses, next_page_token=page.next_token)
 
     async def DeleteAnalysis(self, request: pb.DeleteAnalysisRequest, context: Context) -> pb.DeleteAnalysisResponse:
+        if self._batches is not None:
+            # First the picture: whoever is told that all is deleted can rely on it, whoever is not can ask again.
+            await self._batches.delete_upload_of(request.name)
         await self._store.delete(request.name)
         return pb.DeleteAnalysisResponse()
 
@@ -143,16 +149,33 @@ class SystemServicer(system_service_pb2_grpc.SystemServiceServicer):
         return system_service_pb2.ListModelsResponse(models=models, missing=missing)
 
 
-def _messages(index: int, event: ServiceAnswer | analysis_pb2.Analysis) -> list[pb.StreamAnalyzeImagesResponse]:
-    if isinstance(event, analysis_pb2.Analysis):
-        return [pb.StreamAnalyzeImagesResponse(image_index=index, analysis=event)]
-    report = event.report or report_pb2.AnalyzerReport()
-    of = partial(pb.StreamAnalyzeImagesResponse, image_index=index)
-    return [
-        *(of(finding=item) for item in report.findings),
-        *(of(evidence=item) for item in report.evidence),
-        *(of(metric=item) for item in report.metrics),
-        *(of(signal=item) for item in report.signals),
-        *(of(face=item) for item in event.faces),
-        *(of(missing=item) for item in event.missing),
-    ]
+EVENTS: Final = {
+    detection_pb2.Finding: "finding",
+    evidence_pb2.Evidence: "evidence",
+    evidence_pb2.MetricResult: "metric",
+    evidence_pb2.Signal: "signal",
+    face_pb2.Face: "face",
+    detection_pb2.Missing: "missing",
+    analysis_pb2.Analysis: "analysis",
+}
+"""Fields of the stream's messages, by what they hold."""
+
+
+def _message(index: int, event: Piece | analysis_pb2.Analysis) -> pb.StreamAnalyzeImagesResponse:
+    said: Any = event.said if isinstance(event, Piece) else event
+    return pb.StreamAnalyzeImagesResponse(image_index=index, **{EVENTS[type(said)]: said})
+
+
+def _filter(request: pb.ListAnalysesRequest) -> AnalysisFilter:
+    times = {}
+    if request.HasField("create_time_from"):
+        times["made_from"] = request.create_time_from.ToDatetime(dt.UTC)
+    if request.HasField("create_time_before"):
+        times["made_before"] = request.create_time_before.ToDatetime(dt.UTC)
+    return AnalysisFilter(
+        sha256=request.sha256,
+        decision=request.decision,
+        edit_decision=request.edit_decision,
+        filename_prefix=request.filename_prefix,
+        **times,
+    )

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import dataclasses
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from services.common.settings import ServiceSettings
+from services.orchestrator.objects import open_objects
+from services.orchestrator.policy import PRESETS, Policy, Preset, Thresholds
+from services.orchestrator.webhooks import read_secret
 
 __all__ = ["OrchestratorSettings"]
+
+THRESHOLD_NAMES = frozenset(field.name for field in dataclasses.fields(Thresholds))
 
 
 class OrchestratorSettings(ServiceSettings):
@@ -32,9 +41,87 @@ class OrchestratorSettings(ServiceSettings):
     fetch_allow_loopback: bool = Field(
         False, description="Let URLs point to this machine's loopback addresses. For tests only."
     )
+    policy_preset: Literal["conservative", "balanced", "sensitive"] = Field(
+        "balanced", description="How readily pictures are accused; docs/policy.md has the thresholds of each."
+    )
+    policy_thresholds: dict[str, float] = Field(
+        {},
+        description="Thresholds that replace the preset's, as JSON: generated_high, generated_low, edited, "
+        "possibly_edited.",
+    )
+    policy_weights: dict[str, float] = Field(
+        {}, description='Weights of detectors other than 1, as JSON, for example {"jpeg_grid": 0}; 0 to 1.'
+    )
+    reuse_seconds: float = Field(
+        86_400.0,
+        ge=0,
+        le=31_536_000,
+        description="How old an analysis may be that is repeated for the same file, versions and options; 0 never.",
+    )
     prior_generated: float = Field(
         0.1, gt=0, lt=1, description="Assumed share of generated pictures among those that are sent."
     )
     prior_edited: float = Field(
         0.1, gt=0, lt=1, description="Assumed share of edited pictures among those that are sent."
     )
+
+    home: Path = Field(Path(".pentimento"), description="Data folder; uploads are kept in it unless a bucket is named.")
+    object_store: str = Field(
+        "",
+        description="Where uploads are kept: s3://bucket/folder, gs://, az:// (credentials from the environment, as "
+        "AWS_ACCESS_KEY_ID), or a folder; empty for `objects` in the data folder.",
+    )
+    upload_retention_hours: float = Field(
+        24.0, gt=0, le=87_600, description="How long the uploads of batches are kept; results and hashes stay."
+    )
+    image_timeout_seconds: float = Field(30.0, gt=0, le=600, description="How long one picture of a batch may take.")
+    batch_timeout_seconds: int = Field(
+        900, ge=1, le=86_400, description="How long a batch may take from its first picture on."
+    )
+    worker_concurrency: int = Field(2, ge=1, le=64, description="Pictures that one worker analyses at a time.")
+    max_waiting_images: int = Field(
+        2000, ge=1, description="Pictures of batches that may wait for a worker; then batches are refused with 429."
+    )
+    max_waiting_batches: int = Field(
+        16, ge=1, description="Callers of POST /analyze/batch that may wait for their answer at a time."
+    )
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Key of the signatures of webhooks (whsec_ and base64 of 24 to 64 bytes); empty refuses webhooks.",
+    )
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _secret_can_be(cls, secret: SecretStr) -> SecretStr:
+        read_secret(secret.get_secret_value())
+        return secret
+
+    @field_validator("object_store")
+    @classmethod
+    def _store_can_be(cls, url: str) -> str:
+        open_objects(url, home=Path())
+        return url
+
+    @property
+    def webhook_key(self) -> bytes | None:
+        """What webhooks are signed with; None if there are none."""
+        return read_secret(self.webhook_secret.get_secret_value())
+
+    @model_validator(mode="after")
+    def _policy_can_be(self) -> OrchestratorSettings:
+        if unknown := sorted(self.policy_thresholds.keys() - THRESHOLD_NAMES):
+            raise ValueError(f"PENTIMENTO_POLICY_THRESHOLDS: there is no threshold {unknown[0]}")
+        self.policy  # noqa: B018 - raises InvalidPolicy, a ValueError
+        return self
+
+    @property
+    def policy(self) -> Policy:
+        """What decides, where a request says nothing else."""
+        preset = Preset(self.policy_preset)
+        return Policy(
+            preset=preset,
+            thresholds=dataclasses.replace(PRESETS[preset], **self.policy_thresholds),
+            prior_generated=self.prior_generated,
+            prior_edited=self.prior_edited,
+            weights=self.policy_weights,
+        )

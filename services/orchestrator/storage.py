@@ -17,17 +17,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, LiteralString
+from typing import Any, Final, LiteralString, Self
 
 import psycopg
 import structlog
 import yoyo
 from pentimento.orchestrator.v1 import analysis_pb2
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from services.common.context import request_id
 from services.common.errors import InvalidInput, NotFound, Unavailable
+from services.orchestrator.queue_schema import bring_queue_up_to_date
 
-__all__ = ["AnalysisStore", "Page"]
+__all__ = ["AnalysisFilter", "AnalysisStore", "Page"]
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 CONNECTION_SECONDS: Final = 1.0
@@ -36,6 +39,9 @@ CONNECTION_SECONDS: Final = 1.0
 SAVE_SECONDS: Final = 2.0
 """Longest wait until an analysis is kept, for the same reason: a database may also hang."""
 
+FIND_SECONDS: Final = 0.5
+"""Longest wait to learn whether a picture is known: looking at it takes no longer."""
+
 ANSWER_SECONDS: Final = 10.0
 """Longest wait for what only the database knows."""
 
@@ -43,6 +49,9 @@ RETRY_SECONDS: Final = 1.0
 
 MIGRATION_LOCK: Final = 0x70656E74696D
 """Number of the advisory lock under which migrations run: any that no other program uses in this database."""
+
+NOBODY_IN_PARTICULAR: Final = "anonymous"
+"""Who asked, in the audit, as long as callers do not identify themselves."""
 
 log = structlog.get_logger()
 
@@ -53,6 +62,25 @@ class Page:
 
     analyses: list[analysis_pb2.Analysis]
     next_token: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisFilter:
+    """Which analyses: all conditions hold; those that are not given hold for all.
+
+    Attributes:
+        sha256: digest of the file, or "".
+        decision, edit_decision: numbers of the contract's values, or 0.
+        made_from: made at this time or later; made_before: before this time.
+        filename_prefix: how the file's name begins.
+    """
+
+    sha256: str = ""
+    decision: int = 0
+    edit_decision: int = 0
+    made_from: dt.datetime = dt.datetime(1, 1, 1, tzinfo=dt.UTC)
+    made_before: dt.datetime = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+    filename_prefix: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +105,7 @@ class AnalysisStore:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str) -> AsyncIterator[AnalysisStore]:
+    async def connect(cls, url: str) -> AsyncIterator[Self]:
         """A store for the body of the `async with`; the database need not be up yet. An empty url keeps nothing."""
         if not url:
             yield cls(None)
@@ -144,13 +172,13 @@ class AnalysisStore:
         if not asking.cancelled():
             asking.exception()  # seen: whoever asked has it, or has long gone
 
-    async def is_up(self) -> bool:
-        """Whether the database answers."""
+    async def server_version(self) -> str:
+        """Version of the database, for example "18.4"; "" if it does not answer."""
         try:
-            await self._execute("SELECT 1", seconds=SAVE_SECONDS)
+            answer = await self._execute("SELECT current_setting('server_version')", seconds=SAVE_SECONDS)
         except Unavailable:
-            return False
-        return True
+            return ""
+        return str(answer.rows[0][0]).partition(" ")[0]
 
     @property
     def configured(self) -> bool:
@@ -163,18 +191,49 @@ class AnalysisStore:
         Raises:
             Unavailable: the database is away.
         """
+        identifier = _id_of(analysis.name)
+        create_time = analysis.create_time.ToDatetime(dt.UTC)
         await self._execute(
-            "INSERT INTO analyses (id, create_time, filename, sha256, analysis) VALUES (%s, %s, %s, %s, %s)"
-            " ON CONFLICT (id) DO NOTHING",
+            "WITH kept AS ("
+            "INSERT INTO analyses"
+            " (id, create_time, filename, sha256, decision, edit_decision, fingerprint, analysis)"
+            " VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (id) DO NOTHING RETURNING id)"
+            " INSERT INTO audit (time, action, caller, request_id, analysis_id, sha256, fingerprint, versions)"
+            " SELECT %s, %s, %s, %s, id, %s, %s, %s FROM kept",
             (
-                _id_of(analysis.name),
-                analysis.create_time.ToDatetime(dt.UTC),
+                identifier,
+                create_time,
                 analysis.filename.replace("\0", ""),
                 analysis.image.sha256,
+                analysis.decision,
+                analysis.edit_decision,
+                # Of one that repeats another, None: what is looked up is always what was looked at.
+                analysis.fingerprint if analysis.fingerprint and not analysis.reused_from else None,
                 _slim(analysis).SerializeToString(),
+                create_time,
+                "repeat" if analysis.reused_from else "analyze",
+                NOBODY_IN_PARTICULAR,
+                request_id(),
+                analysis.image.sha256,
+                analysis.fingerprint,
+                Jsonb(_versions(analysis)),
             ),
             seconds=SAVE_SECONDS,
         )
+
+    async def find(self, fingerprint: str, *, max_age_seconds: float) -> analysis_pb2.Analysis | None:
+        """The newest analysis of this fingerprint that is no repetition itself; None if there is none so young.
+
+        Raises:
+            Unavailable: the database is away.
+        """
+        answer = await self._execute(
+            "SELECT analysis FROM analyses WHERE fingerprint = %s AND create_time > now() - make_interval(secs => %s)"
+            " ORDER BY create_time DESC LIMIT 1",
+            (fingerprint, max_age_seconds),
+            seconds=FIND_SECONDS,
+        )
+        return analysis_pb2.Analysis.FromString(answer.rows[0][0]) if answer.rows else None
 
     async def get(self, name: str) -> analysis_pb2.Analysis:
         """The analysis of this name (analyses/{id}).
@@ -190,13 +249,13 @@ class AnalysisStore:
             raise NotFound("There is no such analysis.", metadata={"name": name})
         return analysis_pb2.Analysis.FromString(answer.rows[0][0])
 
-    async def list(self, *, page_size: int, token: str, sha256: str) -> Page:
+    async def list(self, *, page_size: int, token: str, which: AnalysisFilter) -> Page:
         """Analyses, newest first.
 
         Args:
             page_size: at most this many.
             token: of the previous page, or "".
-            sha256: only those of a file with this digest; "" for all.
+            which: only these.
 
         Raises:
             InvalidInput: the token is not one of ours.
@@ -206,8 +265,23 @@ class AnalysisStore:
         answer = await self._execute(
             "SELECT id, create_time, analysis FROM analyses"
             " WHERE (create_time, id) < (%s, %s) AND (%s = '' OR sha256 = %s)"
+            " AND (%s = 0 OR decision = %s) AND (%s = 0 OR edit_decision = %s)"
+            " AND create_time >= %s AND create_time < %s AND starts_with(filename, %s)"
             " ORDER BY create_time DESC, id DESC LIMIT %s",
-            (before_time, before_id, sha256, sha256, page_size + 1),
+            (
+                before_time,
+                before_id,
+                which.sha256,
+                which.sha256,
+                which.decision,
+                which.decision,
+                which.edit_decision,
+                which.edit_decision,
+                which.made_from,
+                which.made_before,
+                which.filename_prefix.replace("\0", ""),
+                page_size + 1,
+            ),
             seconds=ANSWER_SECONDS,
         )
         rows = answer.rows
@@ -222,7 +296,13 @@ class AnalysisStore:
             NotFound: there is none.
             Unavailable: the database is away.
         """
-        answer = await self._execute("DELETE FROM analyses WHERE id = %s", (_id_of(name),), seconds=ANSWER_SECONDS)
+        answer = await self._execute(
+            "WITH gone AS (DELETE FROM analyses WHERE id = %s RETURNING id, sha256)"
+            " INSERT INTO audit (time, action, caller, request_id, analysis_id, sha256, fingerprint, versions)"
+            " SELECT now(), 'delete', %s, %s, id, sha256, '', '{}' FROM gone",
+            (_id_of(name), NOBODY_IN_PARTICULAR, request_id()),
+            seconds=ANSWER_SECONDS,
+        )
         if not answer.row_count:
             raise NotFound("There is no such analysis.", metadata={"name": name})
 
@@ -246,7 +326,7 @@ def _apply_migrations(url: str) -> int:
             raise RuntimeError("another process is migrating the database")
         missing = backend.to_apply(migrations)
         backend.apply_migrations(missing)
-        return len(missing)
+        return len(missing) + bring_queue_up_to_date(url)
     finally:
         backend.connection.close()
 
@@ -267,6 +347,17 @@ def _slim(analysis: analysis_pb2.Analysis) -> analysis_pb2.Analysis:
     for face in slim.faces:
         face.ClearField("embedding")  # biometric: kept by a gallery that asks for it, and by nothing else
     return slim
+
+
+def _versions(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
+    """What took part in an analysis, for the audit."""
+    made = [finding.provenance for finding in analysis.findings]
+    return {
+        "detectors": {each.detector: each.version for each in made},
+        "models": {model: digest for each in made for model, digest in each.model_digests.items()},
+        "policy": analysis.policy_version,
+        "calibration": analysis.calibration_version,
+    }
 
 
 def _write_token(create_time: dt.datetime, identifier: uuid.UUID) -> str:

@@ -100,8 +100,15 @@ async def test_a_stream_ends_with_done():
             pb.AnalyzeStreamRequest(image=PHOTOGRAPH, include_maps=True)
         )
         events = [event async for event in stream]
-    assert [event.WhichOneof("event") for event in events] == ["finding"] * (len(events) - 1) + ["done"]
-    assert list(events[-1].done.findings) == [event.finding for event in events[:-1]]
+    kinds = [event.WhichOneof("event") for event in events]
+    assert kinds.count("done") == 1
+    assert kinds[-1] == "done"
+    done = events[-1].done
+    for kind, reported in (("finding", done.findings), ("metric", done.metrics), ("signal", done.signals)):
+        sent = [getattr(event, kind) for event in events if event.WhichOneof("event") == kind]
+        assert sent, kind
+        by_bytes = sorted(item.SerializeToString(deterministic=True) for item in sent)
+        assert sorted(item.SerializeToString(deterministic=True) for item in reported) == by_bytes
 
 
 async def test_detectors_describe_themselves():

@@ -403,6 +403,7 @@ def served_pictures(pictures: Path) -> Iterator[str]:
     yield f"http://127.0.0.1:{port[1]}"
     server.terminate()
     server.wait(10)
+    server.stdout.close()
 
 
 @pytest.fixture(scope="session")
@@ -485,7 +486,6 @@ with open('report.csv', 'wb') as f:
 
 def test_the_python_example_runs(mesh, pictures):
     """Document 002, lines 505-534."""
-    pytest.importorskip("requests")
     script = PYTHON_EXAMPLE.replace("http://localhost:8005", mesh.url) + "\nimport json; print(json.dumps(progress))\n"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=pictures, capture_output=True, check=True, text=True, timeout=240

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -20,9 +19,17 @@ MISSING = {
     "faces": "faces",
     "triton": "age",
     "postgres": "database",
+    "worker": None,
     "orchestrator": None,
     "envoy": None,
 }
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("part", MISSING)
@@ -35,7 +42,9 @@ def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
         while not stop.is_set():
             started = time.monotonic()
             try:
-                answer = httpx.post(f"{mesh.url}/analyze/image", files={"file": ("portrait.jpg", portrait)}, timeout=30)
+                # Never the same file twice: that would be answered from the database, whoever is away.
+                files = {"file": ("portrait.jpg", portrait + os.urandom(8))}
+                answer = httpx.post(f"{mesh.url}/analyze/image", files=files, timeout=30)
                 status, body = answer.status_code, answer.json()
             except httpx.TransportError:
                 status, body = 0, {}
@@ -45,7 +54,8 @@ def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
 
     asking = threading.Thread(target=ask)
     asking.start()
-    time.sleep(1.0)
+    # On a busy machine an analysis takes longer than a second: the first has to be whole, the last after the recovery.
+    wait_for(lambda: len(answers) >= 2)
     killed_at = time.monotonic()
     mesh.kill(part)
     try:
@@ -53,6 +63,7 @@ def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
         mesh.wait_until_healthy(60)
         recovered_at = time.monotonic()
         time.sleep(1.5)
+        wait_for(lambda: answers[-1][1] > recovered_at + 0.5)
     finally:
         stop.set()
         asking.join()
@@ -65,6 +76,8 @@ def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
     assert answers[-1][0] == 200
     whole = answers[0][3]
     assert answers[-1][3] == whole, "something is still missing after recovery"
+    if part == "worker":
+        assert not failures, "single analyses have no need of it"
     if MISSING[part] is None:
         return
     assert not failures, "only the front door's own absence may fail a request"
@@ -75,17 +88,9 @@ def test_a_killed_part_comes_back_and_nothing_hangs(mesh, portrait, part):
 
 def test_a_database_that_hangs_is_reported(mesh, portrait):
     mesh.wait_until_healthy()
-    postmasters = mesh.pids("postgres")
     # Its backends too: they go on without the process that started them.
-    children = [Path(f"/proc/{pid}/task/{pid}/children").read_text().split() for pid in postmasters]
-    frozen = [*postmasters, *(int(pid) for pids in children for pid in pids)]
-    for pid in frozen:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with mesh.frozen("postgres"):
         answer = httpx.post(f"{mesh.url}/analyze/image", files={"file": ("portrait.jpg", portrait)}, timeout=30)
-    finally:
-        for pid in frozen:
-            os.kill(pid, signal.SIGCONT)
     assert answer.status_code == 200
     assert "database" in {item["part"] for item in answer.json()["data"]["missing"]}
     mesh.wait_until_healthy()

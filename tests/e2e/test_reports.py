@@ -117,7 +117,7 @@ def test_the_image_interface_answers_as_documented(mesh, photograph, forgery, se
 def test_health(mesh):
     assert httpx.get(f"{mesh.url}/health").json()["status"] == "ok"
     parts = {part["part"]: part["state"] for part in httpx.get(f"{mesh.url}/v1/health").json()["parts"]}
-    assert set(parts) == {"orchestrator", "passive", "deeplearning", "faces", "triton", "database"}
+    assert set(parts) == {"orchestrator", "passive", "deeplearning", "faces", "triton", "database", "worker"}
     assert set(parts.values()) == {"PART_STATE_SERVING"}
 
 

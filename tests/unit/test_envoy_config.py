@@ -119,5 +119,6 @@ def test_services_are_told_apart_by_what_they_answer() -> None:
         "ScreeningService",
         "ProfileService",
         "DeepfakeService",
+        "DocumentationService",
     }
     assert {"AnalysisService", "BatchService", "GalleryService", "SystemService"} <= kinds.keys()

@@ -38,6 +38,7 @@ __all__ = [
     "HTTP_STATUS_KEY",
     "RETRY_AFTER_KEY",
     "Context",
+    "FileReply",
     "Reply",
     "base64_text",
     "error_reply",
@@ -70,9 +71,19 @@ class Reply:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class FileReply:
+    """An HTTP answer that is a file of some content type."""
+
+    content: bytes
+    content_type: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+    status: int = 200
+
+
 async def respond(
     context: Context,
-    call: Callable[[], Awaitable[Reply]],
+    call: Callable[[], Awaitable[Reply | FileReply]],
     *,
     on_error: Callable[[PentimentoError], Reply] | None = None,
 ) -> httpbody_pb2.HttpBody:
@@ -84,6 +95,7 @@ async def respond(
         on_error: words errors; `error_reply` by default.
     """
     to_reply = on_error or error_reply
+    reply: Reply | FileReply
     try:
         reply = await call()
     except PentimentoError as error:
@@ -97,6 +109,8 @@ async def respond(
         reply = error_reply(PentimentoError(internal_message()))
     headers = {HTTP_STATUS_KEY: str(reply.status), **reply.headers}
     await context.send_initial_metadata(tuple(headers.items()))
+    if isinstance(reply, FileReply):
+        return httpbody_pb2.HttpBody(content_type=reply.content_type, data=reply.content)
     return httpbody_pb2.HttpBody(content_type="application/json", data=_encode(reply.body))
 
 

@@ -76,7 +76,7 @@ class ProfileServicer(pb_grpc.ProfileServiceServicer):
         async def call() -> Reply:
             answer = await self._faces.analyze(
                 await self._picture(request.body),
-                attributes=[faces_service_pb2.FACE_ATTRIBUTE_AGE, faces_service_pb2.FACE_ATTRIBUTE_GENDER],
+                attributes=[face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER],
             )
             if not answer.faces:
                 return Reply({"message": NO_FACES_FOUND})

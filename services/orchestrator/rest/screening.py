@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import re
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
 from google.api import httpbody_pb2
 from pentimento.common.v1 import detection_pb2, evidence_pb2, verdict_pb2
 from pentimento.orchestrator.v1 import analysis_pb2
+from pentimento.orchestrator.v1 import batch_service_pb2 as batch_pb
 from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
+from services.common.context import request_id as current_request_id
 from services.common.context import time_remaining
-from services.common.errors import DeadlineExceeded, NotImplementedYet, PentimentoError
+from services.common.errors import DeadlineExceeded, InvalidInput, PentimentoError
 from services.common.images import ImageLimits
-from services.common.limiter import WorkLimiter
+from services.common.limiter import AdmissionLimiter, WorkLimiter
 from services.common.version import VERSION
-from services.orchestrator.intake import Intake, Upload
+from services.orchestrator.batches import MAX_IMAGES, Batches
+from services.orchestrator.intake import Intake, Upload, parse_pieces
 from services.orchestrator.overlays import Overlay, draw_overlay
-from services.orchestrator.policy import even_odds_score
 from services.orchestrator.ports import AnalysisEngine
-from services.orchestrator.rest.http import Context, Reply, base64_text, facts, iso_time, respond, rounded
+from services.orchestrator.reports import csv_report
+from services.orchestrator.rest.http import (
+    Context,
+    FileReply,
+    Reply,
+    base64_text,
+    facts,
+    iso_time,
+    respond,
+    rounded,
+)
+from services.orchestrator.summary import confidence_in, score_of
 
-__all__ = ["FORMATS", "ScreeningServicer", "analysis_result"]
+__all__ = ["FORMATS", "ScreeningServicer", "analysis_result", "batch_result"]
 
 FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP"})
 FILE_FIELDS: Final = ("file", "image", "files")
@@ -35,9 +53,13 @@ ANALYSIS_SECONDS: Final = 30.0
 REVIEW_FROM: Final = 0.65
 """Document 002: a statistical score from here on is REVIEW_REQUIRED."""
 
-_SUSPICIOUS: Final = frozenset(
-    {analysis_pb2.DECISION_SUSPICIOUS_AI_LIKELY, analysis_pb2.DECISION_CONFIRMED_AI_GENERATED}
-)
+_STATUSES: Final = {
+    batch_pb.BATCH_STATE_PROCESSING: "processing",
+    batch_pb.BATCH_STATE_COMPLETED: "completed",
+    batch_pb.BATCH_STATE_FAILED: "failed",
+    batch_pb.BATCH_STATE_INTERRUPTED: "interrupted",
+}
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{0,128}")
 _TECHNIQUES: Final = {
     detection_pb2.TECHNIQUE_COPY_MOVE: "copy_move",
     detection_pb2.TECHNIQUE_SPLICING: "splicing",
@@ -52,15 +74,31 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
     Args:
         engine: analyses.
         intake: reads requests.
+        batches: accepts and watches batches.
         work: threads for drawing overlays.
-        limits: on files, for drawing overlays.
+        limits: on files.
+        waiting: how many callers may wait for their batch at a time.
+        wait_seconds: how long one of them may.
     """
 
-    def __init__(self, engine: AnalysisEngine, intake: Intake, *, work: WorkLimiter, limits: ImageLimits) -> None:
+    def __init__(
+        self,
+        engine: AnalysisEngine,
+        intake: Intake,
+        batches: Batches,
+        *,
+        work: WorkLimiter,
+        limits: ImageLimits,
+        waiting: AdmissionLimiter,
+        wait_seconds: float,
+    ) -> None:
         self._engine = engine
         self._intake = intake
+        self._batches = batches
         self._work = work
         self._limits = limits
+        self._waiting = waiting
+        self._wait_seconds = wait_seconds
 
     def register(self, server: grpc.aio.Server) -> Sequence[str]:
         """Adds this servicer to a server; returns the names of the services that it answers for."""
@@ -98,17 +136,106 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
     async def AnalyzeBatch(
         self, request_iterator: AsyncIterator[pb.ScreeningServiceAnalyzeBatchRequest], context: Context
     ) -> httpbody_pb2.HttpBody:
-        return await respond(context, _no_batches)
+        """Accepts a batch and answers with its results, or at once if the client would rather have that.
+
+        While the results are awaited nothing is sent: the status of an answer stands at its beginning, and it is not
+        known before the end. The edge's time limits allow for that, and it keeps the connection alive.
+        """
+        headers = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        patience = _patience(headers.get("prefer", ""), self._wait_seconds)
+
+        async def call() -> Reply:
+            if patience.is_asynchronous:
+                return await self._answer_batch(await self._accept(request_iterator, headers), patience)
+            async with self._waiting.admit():
+                return await self._answer_batch(await self._accept(request_iterator, headers), patience)
+
+        return await respond(context, call)
 
     async def GetBatchProgress(
         self, request: pb.ScreeningServiceGetBatchProgressRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
-        return await respond(context, _no_batches)
+        async def call() -> Reply:
+            batch = await self._batches.get(request.batch_id, items=False)
+            if batch.state != batch_pb.BATCH_STATE_PROCESSING:
+                batch = await self._batches.get(request.batch_id, items=True)
+            return Reply(_progress(batch))
+
+        return await respond(context, call)
 
     async def GetCsvReport(
         self, request: pb.ScreeningServiceGetCsvReportRequest, context: Context
     ) -> httpbody_pb2.HttpBody:
-        return await respond(context, _no_batches)
+        async def call() -> FileReply:
+            batch = await self._batches.get(request.batch_id, items=True)
+            batch_id = _id(batch)
+            content = csv_report(batch_result(batch), status=_STATUSES[batch.state], batch_id=batch_id)
+            return FileReply(
+                content,
+                "text/csv; charset=utf-8",
+                {"content-disposition": f'attachment; filename="pentimento-{batch_id}.csv"'},
+            )
+
+        return await respond(context, call)
+
+    async def _accept(
+        self, pieces: AsyncIterator[pb.ScreeningServiceAnalyzeBatchRequest], headers: Mapping[str, str]
+    ) -> uuid.UUID:
+        request_id = headers.get("idempotency-key", "")
+        if not _REQUEST_ID.fullmatch(request_id):
+            raise InvalidInput(
+                "Idempotency-Key must be at most 128 letters, digits and . _ : -", reason="INVALID_FIELD"
+            )
+        first = await anext(aiter(pieces), None)
+        content_type = first.body.content_type if first else ""
+
+        async def data() -> AsyncIterator[bytes]:
+            if first is not None:
+                yield first.body.data
+            async for piece in pieces:
+                yield piece.body.data
+
+        sources = parse_pieces(content_type, data(), max_images=MAX_IMAGES, max_bytes=self._limits.max_bytes)
+        async with aclosing(sources):
+            try:
+                return await self._batches.accept(sources, analysis_pb2.AnalysisOptions(), request_id=request_id)
+            except PentimentoError:
+                # Over HTTP/1.1, a client that is answered while it is still sending may never read why.
+                await _drain(pieces, 2 * MAX_IMAGES * self._limits.max_bytes)
+                raise
+
+    async def _answer_batch(self, batch_id: uuid.UUID, patience: _Patience) -> Reply:
+        try:
+            batch = await self._batches.wait(batch_id, seconds=patience.seconds)
+        except asyncio.CancelledError:
+            # The client has gone away, and with it whoever wanted to know.
+            self._batches.cancel_soon(batch_id)
+            raise
+        if batch.state == batch_pb.BATCH_STATE_PROCESSING:
+            return _accepted(batch, patience)
+        if batch.state == batch_pb.BATCH_STATE_COMPLETED:
+            return Reply(
+                {
+                    "success": True,
+                    "message": "Batch analysis completed",
+                    "data": {"batch_id": _id(batch), "result": batch_result(batch)},
+                    "error": None,
+                    "timestamp": iso_time(),
+                }
+            )
+        # What was done all the same is in the answer to the error.
+        interrupted = batch.state == batch_pb.BATCH_STATE_INTERRUPTED
+        return Reply(
+            {
+                "success": False,
+                "message": "Processing interrupted" if interrupted else "Processing timeout",
+                "data": {"batch_id": _id(batch), "result": batch_result(batch)},
+                "error": "The batch was stopped." if interrupted else batch.error_message,
+                "timestamp": iso_time(),
+                "request_id": current_request_id(),
+            },
+            499 if interrupted else 504,
+        )
 
     async def _analyze(self, request: pb.ScreeningServiceAnalyzeImageRequest) -> dict[str, Any]:
         upload = await self._intake.single(request.body, fields=FILE_FIELDS)
@@ -132,8 +259,126 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
         data["manipulation"]["overlay"] = base64_text(overlay.overlay_png) if overlay else None
 
 
-async def _no_batches() -> Reply:
-    raise NotImplementedYet("Batches and their reports are not available in this version.")
+@dataclass(frozen=True, slots=True)
+class _Patience:
+    """How long a client waits for its batch (RFC 7240).
+
+    Attributes:
+        is_asynchronous: it asked not to be kept waiting.
+        seconds: so long it is.
+        applied: the preferences that are honoured, for the answer's header.
+    """
+
+    is_asynchronous: bool
+    seconds: float
+    applied: str
+
+
+def _patience(prefer: str, longest: float) -> _Patience:
+    """Reads the header Prefer: respond-async, and with it wait=seconds."""
+    preferences = {
+        name.strip().lower(): value.strip().strip('"')
+        for name, _, value in (item.partition("=") for item in prefer.split(","))
+    }
+    if "respond-async" not in preferences:
+        return _Patience(is_asynchronous=False, seconds=longest, applied="")
+    wait = preferences.get("wait", "")
+    if not (wait.isascii() and wait.isdigit()):
+        return _Patience(is_asynchronous=True, seconds=0.0, applied="respond-async")
+    seconds = min(float(wait[:9]), longest)
+    return _Patience(is_asynchronous=seconds == 0, seconds=seconds, applied=f"respond-async, wait={seconds:.0f}")
+
+
+def _accepted(batch: batch_pb.Batch, patience: _Patience) -> Reply:
+    """The answer while the results are not there yet."""
+    batch_id = _id(batch)
+    headers = {"location": f"/batch/{batch_id}/progress", "retry-after": "1"}
+    if patience.applied:
+        headers["preference-applied"] = patience.applied
+    return Reply(
+        {
+            "success": True,
+            "message": "Batch accepted",
+            "data": {"batch_id": batch_id, **_progress(batch)},
+            "error": None,
+            "timestamp": iso_time(),
+        },
+        202,
+        headers,
+    )
+
+
+async def _drain(pieces: AsyncIterator[pb.ScreeningServiceAnalyzeBatchRequest], limit: int) -> None:
+    """Reads what a client still sends, and no more than `limit` bytes of it."""
+    async for piece in pieces:
+        limit -= len(piece.body.data)
+        if limit < 0:
+            return
+
+
+def _id(batch: batch_pb.Batch) -> str:
+    return batch.name.removeprefix("batches/")
+
+
+def _progress(batch: batch_pb.Batch) -> dict[str, Any]:
+    """A batch as GET /batch/{id}/progress tells of it; its result once it has ended."""
+    progress = {
+        "status": _STATUSES[batch.state],
+        "progress": {
+            "current": batch.processed_count + batch.failed_count,
+            "total": batch.total_count,
+            "filename": batch.current_filename,
+        },
+    }
+    if batch.state == batch_pb.BATCH_STATE_PROCESSING:
+        return progress
+    error = {"error": batch.error_message} if batch.error_message else {}
+    return progress | error | {"result": batch_result(batch)}
+
+
+def batch_result(batch: batch_pb.Batch) -> dict[str, Any]:
+    """A batch with its items as document 002's BatchAnalysisResult.
+
+    Beside its keys, `errors` lists the pictures without an analysis, each with its name, a reason for machines and a
+    message for people.
+    """
+    summary = batch.summary
+    begun = batch.start_time if batch.HasField("start_time") else batch.create_time
+    ended = batch.end_time.ToMicroseconds() if batch.HasField("end_time") else time.time() * 1e6
+    return {
+        "total_images": batch.total_count,
+        "processed": batch.processed_count,
+        "failed": batch.failed_count,
+        "results": [analysis_result(item.analysis) for item in batch.items if item.HasField("analysis")],
+        "errors": [
+            {"filename": item.filename, "reason": item.error_reason, "message": item.error_message}
+            for item in batch.items
+            if item.error_reason
+        ],
+        "summary": {
+            "CONFIRMED_AI_GENERATED": summary.confirmed_ai_generated_count,
+            "SUSPICIOUS_AI_LIKELY": summary.suspicious_ai_likely_count,
+            "AUTHENTIC_BUT_REVIEW": summary.authentic_but_review_count,
+            "MOSTLY_AUTHENTIC": summary.mostly_authentic_count,
+            "success_rate": _whole(summary.success_rate),
+            "processed": batch.processed_count,
+            "failed": batch.failed_count,
+            "avg_score": rounded(summary.average_score, 3),
+            "avg_confidence": round(summary.average_confidence),
+            "avg_proc_time": rounded(summary.average_duration_seconds, 3),
+            "EDITED": summary.edited_count,
+            "POSSIBLY_EDITED": summary.possibly_edited_count,
+            "NO_EDIT_FOUND": summary.no_edit_found_count,
+        },
+        "total_processing_time": rounded(max(0.0, (ended - begun.ToMicroseconds()) / 1e6), 3),
+        "timestamp": iso_time(batch.end_time if batch.HasField("end_time") else None),
+    }
+
+
+def _whole(share: float) -> float | int:
+    """A percentage, without decimals where it has none."""
+    share = rounded(share, 1)
+    return int(share) if share.is_integer() else share
 
 
 def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
@@ -141,9 +386,9 @@ def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
 
     `overall_score` (0-1) is the likelihood ratio of "generated" at even odds, LR / (1 + LR): 0.5 says that nothing is
     known either way. It depends on no prior; `verdict.probability` does, and names it.
-    `confidence` (0-100) is how much of that score stands behind `final_decision`; see `_confidence`.
+    `confidence` (0-100) is how much of that score stands behind `final_decision`; see `summary.confidence_in`.
     """
-    score = _score(analysis.generated)
+    score = score_of(analysis.generated)
     time = iso_time(analysis.create_time) if analysis.HasField("create_time") else iso_time()
     return {
         "filename": analysis.filename,
@@ -151,7 +396,7 @@ def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
         "final_decision": _decision(analysis.decision),
         "decision_explanation": analysis.decision_explanation or None,
         "overall_score": rounded(score),
-        "confidence": _confidence(analysis.decision, score),
+        "confidence": confidence_in(analysis.decision, score),
         "evidence": [_evidence(piece, time) for piece in analysis.evidence],
         "signals": [_signal(signal) for signal in analysis.signals],
         "metric_results": {_metric_type(metric.metric_type): _metric(metric) for metric in analysis.metrics},
@@ -181,26 +426,6 @@ def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
         "policy_version": analysis.policy_version,
         "calibration_version": analysis.calibration_version,
     }
-
-
-def _score(verdict: verdict_pb2.Verdict) -> float:
-    return even_odds_score(verdict.likelihood_ratio.log10) if verdict.HasField("likelihood_ratio") else 0.5
-
-
-def _confidence(decision: analysis_pb2.Decision.ValueType, score: float) -> int:
-    """How sure we are of the decision, 0-100: the share of the score that lies on the decision's side.
-
-    Against a picture it is the score itself (document 002's example: score 0.73, confidence 73), in its favour what
-    is left of it. A decision to have it reviewed takes no side: there it says how far the score leans to either, 50
-    being not at all.
-    """
-    if decision in _SUSPICIOUS:
-        share = score
-    elif decision == analysis_pb2.DECISION_MOSTLY_AUTHENTIC:
-        share = 1.0 - score
-    else:
-        share = max(score, 1.0 - score)
-    return round(100 * share)
 
 
 def _accusers(analysis: analysis_pb2.Analysis) -> frozenset[str]:

@@ -6,8 +6,8 @@ the score: strictly increasing, `WARNING` (0.40) at the log-odds that 60 % of ph
 (0.70) at those that 95 % stay below. So "flagged" means: five photographs of a hundred look like this or more so.
 
 The numbers stand in `statistics_weights.json`, fitted on training pictures of which all, photographs and generated
-ones, were cropped, resized and compressed alike (`python -m training.statistics`). They are hints of the kind that a
-person may weigh, not evidence: a detector's likelihood ratio is left to the calibration of the deployment.
+ones, were cropped, resized and compressed alike (`python -m training.screening_metrics`). They are hints of the kind
+that a person may weigh, not evidence: a detector's likelihood ratio is left to the calibration of the deployment.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ def settings(monkeypatch, tmp_path):
 
 def test_all_parts_are_there(settings):
     names = [part.name for part in all_parts(settings, "url")]
-    assert sorted(names) == sorted(["postgres", "triton", "envoy", *SERVICES])
+    assert sorted(names) == sorted(["postgres", "triton", "worker", "envoy", *SERVICES])
 
 
 def test_a_part_is_stopped_before_what_it_depends_on(settings):
@@ -34,12 +34,12 @@ def test_another_database_takes_the_place_of_the_embedded_one(settings):
     other = settings.model_copy(update={"database_url": "postgresql://elsewhere/db"})
     parts = {part.name: part for part in all_parts(other, other.database_url)}
     assert "postgres" not in parts
-    assert parts["orchestrator"].depends_on == ()
+    assert parts["orchestrator"].depends_on == parts["worker"].depends_on == ()
 
 
 def test_no_port_is_used_twice(settings):
     ports = [use.port for use in ports_in_use(all_parts(settings, "url"))]
-    assert len(ports) == len(set(ports)) == 14
+    assert len(ports) == len(set(ports)) == 16
 
 
 @pytest.mark.parametrize("make", [grpc_probe, lambda port: http_probe(port, "/ready")])

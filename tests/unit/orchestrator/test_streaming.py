@@ -6,17 +6,21 @@ import asyncio
 import gc
 from contextlib import aclosing
 
+import grpc
 import pytest
-from pentimento.common.v1 import detection_pb2, report_pb2
+from pentimento.common.v1 import detection_pb2, model_pb2, report_pb2
 from pentimento.orchestrator.v1 import analysis_pb2
 from pentimento.orchestrator.v1 import analysis_service_pb2 as pb
+from pentimento.passive.v1 import passive_service_pb2 as passive_pb
 
 from services.common.errors import Overloaded
 from services.common.images import ImageInfo
 from services.common.limiter import AdmissionLimiter
+from services.orchestrator import analyzers as analyzers_module
 from services.orchestrator.analyzers import Analyzers, ServiceAnswer
-from services.orchestrator.engine import AnalysisEngine, Priors
+from services.orchestrator.engine import AnalysisEngine
 from services.orchestrator.intake import Upload
+from services.orchestrator.policy import Policy
 from services.orchestrator.servicer import AnalysisServicer
 from services.orchestrator.storage import AnalysisStore
 
@@ -52,10 +56,13 @@ class SlowAnalyzers:
         self.closed = 0
         self._forever = forever
 
-    async def answers(self, content, detectors, *, include_maps):
+    async def answers(self, content, options, *, streamed=False):
         try:
             findings = [detection_pb2.Finding() for _ in range(50)]
-            yield ServiceAnswer("passive", report_pb2.AnalyzerReport(findings=findings))
+            answer = ServiceAnswer("passive", report_pb2.AnalyzerReport(findings=findings))
+            for piece in answer.pieces() if streamed else ():
+                yield piece
+            yield answer
             if self._forever:
                 await asyncio.sleep(3600)
         finally:
@@ -68,7 +75,7 @@ def engine_of(analyzers, admission: AdmissionLimiter) -> AnalysisEngine:
         store=AnalysisStore(None),
         intake=Intake(),
         admission=admission,
-        priors=Priors(generated=0.1, edited=0.1),
+        deployment_policy=Policy(),
     )
 
 
@@ -139,6 +146,84 @@ async def test_a_defect_costs_one_picture_its_answer_and_no_other():
     assert (events[-1].done.analyzed_count, events[-1].done.failed_count) == (2, 1)
 
 
+async def test_no_analysis_waits_for_versions_that_do_not_come(monkeypatch):
+    asked = 0
+
+    async def models(self):
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(Analyzers, "models", models)
+    monkeypatch.setattr(analyzers_module, "FIRST_VERSIONS_SECONDS", 0.01)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        analyzers = Analyzers(dict.fromkeys(("passive", "deeplearning", "faces"), channel), timeout_seconds=1)
+        async with asyncio.timeout(30):  # for ever, otherwise
+            assert [await analyzers.versions() for _ in range(3)] == [None] * 3
+        assert asked == 1
+        analyzers._refreshing.cancel()
+
+
+async def test_versions_are_known_only_if_all_services_tell_them(monkeypatch):
+    away: list[detection_pb2.Missing] = [detection_pb2.Missing(part="faces")]
+
+    async def models(self):
+        return [model_pb2.ModelInfo(name="age", version="1", digest="ab")], away
+
+    async def detectors(self):
+        return [detection_pb2.Detector(name="copy_move", version="1", service="passive")], []
+
+    monkeypatch.setattr(Analyzers, "models", models)
+    monkeypatch.setattr(Analyzers, "detectors", detectors)
+    async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
+        analyzers = Analyzers(dict.fromkeys(("passive", "deeplearning", "faces"), channel), timeout_seconds=1)
+        assert await analyzers.versions() is None
+        away.clear()
+        assert await analyzers.versions() is None, "asked again only after a while"
+        analyzers._versions_due = 0.0
+        await analyzers.versions()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        known = await analyzers.versions()
+    assert known.facts["detectors"] == [["passive", "copy_move", "1"]]
+    assert known.facts["models"] == [["age", "1", "ab", 0]]
+
+
+class PassiveStub:
+    """A passive service that says one thing and is cut off, or ends as it should."""
+
+    service = "passive"
+
+    def __init__(self, *, ends: bool) -> None:
+        self._ends = ends
+
+    async def analyze_stream(self, content, *, detectors=(), include_maps=False):
+        finding = detection_pb2.Finding(title="early")
+        yield passive_pb.AnalyzeStreamResponse(finding=finding)
+        if self._ends:
+            yield passive_pb.AnalyzeStreamResponse(done=report_pb2.AnalyzerReport(findings=[finding]))
+
+
+@pytest.mark.parametrize("ends", [True, False])
+async def test_a_stream_that_is_cut_off_is_no_answer(monkeypatch, ends):
+    async def route(self, detectors):
+        return {"passive": []}, []
+
+    monkeypatch.setattr(Analyzers, "_route", route)
+    analyzers = Analyzers.__new__(Analyzers)
+    analyzers.passive, analyzers.faces = PassiveStub(ends=ends), PassiveStub(ends=ends)
+    analyzers.faces.service = "faces"
+    items = [item async for item in analyzers.answers(b"x", analysis_pb2.AnalysisOptions(), streamed=True)]
+    assert items[0].said.title == "early"
+    answer = items[-1]
+    if ends:
+        assert [finding.title for finding in answer.report.findings] == ["early"]
+    else:
+        assert answer.report is None
+        assert [missing.reason for missing in answer.missing] == ["UNAVAILABLE"]
+        assert [item.said.part for item in items[1:-1]] == ["passive"]
+
+
 async def test_a_named_detector_of_a_service_that_is_away_is_reported_missing(monkeypatch):
     away = detection_pb2.Missing(part="deeplearning", reason="UNAVAILABLE")
     known = detection_pb2.Detector(name="copy_move", service="passive")
@@ -146,13 +231,14 @@ async def test_a_named_detector_of_a_service_that_is_away_is_reported_missing(mo
     async def detectors(self):
         return [known], [away]
 
-    async def ask(self, service, content, names, *, include_maps):
+    async def ask(self, service, *_):
         return ServiceAnswer(service, report_pb2.AnalyzerReport())
 
     monkeypatch.setattr(Analyzers, "detectors", detectors)
     monkeypatch.setattr(Analyzers, "_ask", ask)
     analyzers = Analyzers.__new__(Analyzers)
-    answers = [item async for item in analyzers.answers(b"x", ["copy_move", "resnet50"], include_maps=False)]
+    options = analysis_pb2.AnalysisOptions(detectors=["copy_move", "resnet50"])
+    answers = [item async for item in analyzers.answers(b"x", options)]
     assert {answer.service: [item.part for item in answer.missing] for answer in answers} == {
         "deeplearning": ["deeplearning"],
         "passive": [],

@@ -20,7 +20,7 @@ from skimage import data as photographs
 
 from services.common.images import ImageLimits
 from services.common.interceptor import CallInterceptor
-from services.common.limiter import WorkLimiter
+from services.common.limiter import AdmissionLimiter, WorkLimiter
 from services.orchestrator.fetching import UrlFetcher
 from services.orchestrator.intake import Intake
 from services.orchestrator.rest.deepfake import DeepfakeServicer
@@ -95,6 +95,7 @@ class Mesh:
     pages: dict[str, bytes]
     intake: Intake
     engine: StandIn = field(default_factory=StandIn)
+    batches: StandIn = field(default_factory=StandIn)
     passive: StandIn = field(default_factory=StandIn)
     deeplearning: StandIn = field(default_factory=StandIn)
     faces: StandIn = field(default_factory=StandIn)
@@ -150,8 +151,16 @@ async def mesh() -> AsyncIterator[Mesh]:
         )
         stack.push_async_callback(channel.close)
         mesh = Mesh(channel, f"http://127.0.0.1:{web.sockets[0].getsockname()[1]}", pages, intake)
-        ScreeningServicer(mesh.engine, intake, work=work, limits=LIMITS).register(server)
-        ImageInterfaceServicer(mesh.passive, intake).register(server)
+        ScreeningServicer(
+            mesh.engine,
+            intake,
+            mesh.batches,
+            work=work,
+            limits=LIMITS,
+            waiting=AdmissionLimiter(1),
+            wait_seconds=30.0,
+        ).register(server)
+        ImageInterfaceServicer(mesh.passive, intake, work=work, limits=LIMITS).register(server)
         ManipulationServicer(mesh.deeplearning, intake).register(server)
         ProfileServicer(mesh.faces, intake).register(server)
         DeepfakeServicer(mesh.faces, intake).register(server)

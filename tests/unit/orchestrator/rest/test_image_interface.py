@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
+import io
 from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from pentimento.common.v1 import detection_pb2, report_pb2
+from pentimento.common.v1 import detection_pb2, geometry_pb2, report_pb2
+from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.passive.v1 import passive_service_pb2
+from PIL import Image
 
 from services.common.errors import Unavailable
 
@@ -36,8 +41,9 @@ async def test_the_documented_exchange(mesh: Mesh) -> None:
     mesh.pages["/howto/img_mountains.jpg"] = forged = encoded("JPEG")
     mesh.pages["/images/rotate/Image_Spring_17_4.gif"] = encoded("GIF")
 
-    async def passive(content: bytes, *, detectors: list[str]) -> Any:
+    async def passive(content: bytes, *, detectors: list[str], include_maps: bool) -> Any:
         assert detectors == ["copy_move"]
+        assert not include_maps
         return report(0.9 if content == forged else 0.1)
 
     mesh.passive.answers["analyze"] = passive
@@ -135,3 +141,34 @@ async def test_too_many(mesh: Mesh) -> None:
     answer = await mesh.ask(METHOD, json_body({"urls": [f"http://example.org/{number}" for number in range(51)]}))
     assert answer.status == 400
     assert "51 pictures" in answer.json["error"]
+
+
+async def test_masks_and_metadata_on_request(mesh: Mesh, jpeg: bytes) -> None:
+    """Line 28: "compressed image mask and metadata"."""
+    found = report(0.9)
+    corners = [geometry_pb2.Point(x=x, y=y) for x, y in ((8, 8), (24, 8), (24, 24), (8, 24))]
+    found.report.findings[0].question = detection_pb2.QUESTION_EDITED
+    found.report.findings[0].regions.add(outline=geometry_pb2.Polygon(points=corners))
+    read = found.report.findings.add(provenance=detection_pb2.Provenance(detector="metadata"), explanation="A camera.")
+    read.details.update({"make": "Canon"})
+    other = encoded("PNG")
+
+    async def passive(content: bytes, *, detectors: list[str], include_maps: bool) -> Any:
+        assert detectors == ["copy_move", "metadata"]
+        assert include_maps
+        return found if content == jpeg else report(0.1)
+
+    mesh.passive.answers["analyze"] = passive
+    body = form(("files", "copied.jpg", jpeg), ("files", "honest.png", other))
+    request = pb.ImageInterfaceServiceCheckImagesRequest(body=body, masks=True, metadata=True)
+    answer = (await mesh.ask(METHOD, request)).json
+    assert answer["PAYLOAD"] == {"copied.jpg": [["DBSCAN_CPY_MOVE", 1]], "honest.png": [["DBSCAN_CPY_MOVE", 0]]}
+    assert set(answer["MASKS"]) == {"copied.jpg"}
+    with Image.open(io.BytesIO(base64.b64decode(answer["MASKS"]["copied.jpg"]))) as mask:
+        assert (mask.format, mask.mode, mask.size) == ("PNG", "L", (64, 48))
+        assert (mask.getpixel((16, 16)), mask.getpixel((40, 40))) == (255, 0)
+    known = answer["METADATA"]["copied.jpg"]
+    assert (known["format"], known["width"], known["height"], known["size_bytes"]) == ("JPEG", 64, 48, len(jpeg))
+    assert known["sha256"] == hashlib.sha256(jpeg).hexdigest()
+    assert known["details"] == {"make": "Canon"}
+    assert answer["METADATA"]["honest.png"]["format"] == "PNG"

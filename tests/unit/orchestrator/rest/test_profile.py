@@ -88,7 +88,7 @@ async def test_gender_and_age(mesh: Mesh, jpeg: bytes) -> None:
         "gender_probability": 0.98,
         "age_years": 29.4,
     }
-    assert list(mesh.faces.calls[0][2]["attributes"]) == [faces.FACE_ATTRIBUTE_AGE, faces.FACE_ATTRIBUTE_GENDER]
+    assert list(mesh.faces.calls[0][2]["attributes"]) == [face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER]
 
 
 async def test_gender_names_the_model_that_is_missing(mesh: Mesh, jpeg: bytes) -> None:

@@ -322,13 +322,6 @@ async def test_cancellation_stays_cancellation(mesh: Mesh, jpeg: bytes) -> None:
     await asyncio.wait_for(cancelled.wait(), 5)
 
 
-@pytest.mark.parametrize("method", ["GetBatchProgress", "GetCsvReport"])
-async def test_what_is_not_there_yet_says_so(mesh: Mesh, method: str) -> None:
-    answer = await mesh.ask(f"ScreeningService.{method}")
-    assert answer.status == 501
-    assert_error(answer.json, "Not implemented", "not available in this version")
-
-
 async def test_overlays(mesh: Mesh) -> None:
     suspect = geometry_pb2.Polygon(
         points=[geometry_pb2.Point(x=x, y=y) for x, y in [(0, 0), (32, 0), (32, 48), (0, 48)]]
