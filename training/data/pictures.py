@@ -1,0 +1,63 @@
+"""Reading a picture of the training data: the pixels that the services would see."""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from services.common.errors import PentimentoError
+from services.common.images import ImageLimits, decode_image
+
+__all__ = ["RGB", "SUFFIXES", "UnreadablePicture", "cropped", "read_pixels"]
+
+RGB = NDArray[np.uint8]
+
+SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp"})
+"""Endings of the files that are taken as pictures."""
+
+_LIMITS: Final = ImageLimits(
+    max_bytes=256 * 1024 * 1024, max_pixels=120_000_000, formats=frozenset({"JPEG", "PNG", "WEBP", "GIF"})
+)
+_UPLOADED: Final = (b"\xff\xd8", b"\x89PNG", b"RIFF", b"GIF8")
+"""How files begin that the services read; forgers also publish TIFF and BMP."""
+
+
+class UnreadablePicture(Exception):
+    """The bytes are no picture, or a broken one; the text says what is wrong."""
+
+
+def read_pixels(content: bytes) -> RGB:
+    """The pixels, upright, sRGB, uint8 (height, width, 3).
+
+    What users can upload is decoded as the services do (`services.common.images`). TIFF and BMP, of which research
+    sets are full, go through Pillow alone.
+
+    Raises:
+        UnreadablePicture: they cannot be had.
+    """
+    if content.startswith(_UPLOADED):
+        try:
+            return decode_image(content, _LIMITS).rgb
+        except PentimentoError as error:
+            raise UnreadablePicture(str(error)) from error
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if image.width * image.height > _LIMITS.max_pixels:
+                raise UnreadablePicture(f"{image.width} x {image.height} pixels")
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
+        raise UnreadablePicture(str(error)) from error
+
+
+def cropped(rgb: RGB, crop: tuple[float, float, float, float] | None) -> RGB:
+    """What a crop (left, top, right, bottom as fractions of the sides) leaves; all of it without one."""
+    if crop is None:
+        return rgb
+    height, width = rgb.shape[:2]
+    left, top, right, bottom = crop
+    return rgb[round(top * height) : round(bottom * height), round(left * width) : round(right * width)]
