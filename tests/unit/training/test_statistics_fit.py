@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.statistics.fitting import Examples, fit_statistic
+from training.screening_metrics.fitting import Examples, fit_statistic
 
 
 def examples(seed: int, *, difference: float, n: int = 600) -> Examples:
