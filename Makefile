@@ -102,6 +102,7 @@ check: check-lock check-format check-lint check-types check-protos check-edge  #
 check-lock: $(MAIN_STAMP)  ## The lock files are those of the pyproject.toml files
 	@"$$(cat .uv/path)" lock --quiet --check
 	@"$$(cat .uv/path)" lock --quiet --check --project triton_models/runtime
+	@"$$(cat .uv/path)" lock --quiet --check --project training
 
 .PHONY: check-format
 check-format: $(MAIN_STAMP)
@@ -149,6 +150,10 @@ calibrate: setup  ## Fit what scores are worth: DATA=folder (its split `calibrat
 	@test -n "$(DATA)" || { echo "name the labelled pictures: make calibrate DATA=folder" >&2; exit 2; }
 	@$(PY) -m evaluation calibrate "$(DATA)" $(EVALUATE_ARGS)
 
+.PHONY: data
+data: $(MAIN_STAMP)  ## Assemble the training data of training/data/manifest (PENTIMENTO_DATA, PENTIMENTO_DATA_MIRROR)
+	@$(PY) -m training.data build $(DATA_ARGS)
+
 .PHONY: evaluate-gate
 evaluate-gate: $(MAIN_STAMP) stubs  ## Detectors on a set made here: fails if honest pictures are accused or forgeries missed
 	@$(PY) -m evaluation gate
@@ -158,11 +163,48 @@ format: $(MAIN_STAMP)  ## Format Python and contracts
 	@$(PY) -m ruff format --quiet .
 	@.venv/bin/buf format --write --path protos/pentimento
 
+# ---- training ----
+
+# An environment of its own, with PyTorch; nothing else here needs it.
+TRAIN_PY := training/.venv/bin/python
+TRAIN_STAMP := training/.venv/.synced
+# A build with CUDA or without, as pip's configuration says; uv reads registries only, so pip brings it.
+TORCH := torch==2.13.0
+
+.PHONY: train-env
+train-env: $(TRAIN_STAMP)  ## Install what training needs into training/.venv
+
+$(TRAIN_STAMP): .uv/path training/pyproject.toml training/uv.lock
+	@echo "Installing Python packages into training/.venv/"
+	@"$$(cat .uv/path)" sync $(UV_QUIET) --frozen --inexact --project training --python "$(PYTHON)"
+	@$(TRAIN_PY) -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@touch $@
+
+.PHONY: train-test
+train-test: $(TRAIN_STAMP)  ## Tests of what needs PyTorch
+	@$(TRAIN_PY) -m pytest -c training/pyproject.toml --rootdir . training/localisation/tests $(PYTEST_ARGS)
+
+# Runs log to training/runs/NAME; checkpoints lie in training/checkpoints/NAME, from which a run that was stopped goes on.
+# Pictures: those of PENTIMENTO_SHARED_DATA, or with MANIFEST those that `make data` has assembled.
+.PHONY: train-localisation
+train-localisation: $(TRAIN_STAMP)  ## Train deeplabv3plus and resnet50, or go on: [CONFIG=a.toml] [MANIFEST=training/data/manifest]
+	@$(TRAIN_PY) -m training.localisation list $(if $(MANIFEST),--manifest $(MANIFEST))
+	@$(TRAIN_PY) -m training.localisation train "$(or $(CONFIG),training/localisation/configs/half.toml)" $(TRAIN_ARGS)
+
+.PHONY: train-evaluate
+train-evaluate: $(TRAIN_STAMP)  ## How good a run's latest checkpoint is, beside baselines: RUN=half
+	@$(TRAIN_PY) -m training.localisation evaluate training/checkpoints/$(or $(RUN),half)/latest.pt \
+	    --report training/runs/$(or $(RUN),half) $(TRAIN_ARGS)
+
+.PHONY: train-export
+train-export: $(TRAIN_STAMP)  ## Put a run's latest checkpoint into triton_models/, if it beats the baselines: RUN=half
+	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),half)/latest.pt $(TRAIN_ARGS)
+
 # ---- the rest ----
 
 .PHONY: clean
 clean:  ## Remove what was made, but for the data of runs (.pentimento)
-	rm -rf .uv .venv build dist triton_models/runtime/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .uv .venv build dist triton_models/runtime/.venv training/.venv .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
 .PHONY: help

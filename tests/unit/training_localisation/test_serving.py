@@ -1,0 +1,51 @@
+"""What an export puts beside the weights: configurations that Triton can read, and cards."""
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+
+import training.localisation
+
+SERVING = Path(training.localisation.__file__).parent / "serving"
+OUTPUTS = {"deeplabv3plus": ["mask", "reliability", "classes"], "resnet50": ["classes"]}
+
+
+@pytest.fixture(params=sorted(OUTPUTS))
+def model(request):
+    return request.param
+
+
+@pytest.fixture
+def config(model):
+    return text_format.Parse((SERVING / f"{model}.pbtxt").read_text(), model_config_pb2.ModelConfig())
+
+
+def test_it_answers_what_it_is_exported_with(model, config):
+    assert config.name == model
+    assert [output.name for output in config.output] == OUTPUTS[model]
+    assert {output.name: list(output.dims) for output in config.output}["classes"] == [5]
+
+
+def test_pictures_of_any_size_go_in(config):
+    (images,) = config.input
+    assert (images.name, list(images.dims)) == ("images", [3, -1, -1])
+    (warmup,) = config.model_warmup
+    assert all(side % 16 == 0 for side in list(warmup.inputs["images"].dims)[1:])
+
+
+def test_what_does_not_fit_is_refused(config):
+    policy = config.dynamic_batching.default_queue_policy
+    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
+    assert policy.default_timeout_microseconds > 0
+    assert policy.max_queue_size >= config.max_batch_size
+    assert config.version_policy.latest.num_versions == 1
+    assert config.backend == "onnxruntime"
+
+
+def test_every_model_has_a_card_that_asks_for_its_figures(model):
+    text = (SERVING / f"{model}.md").read_text()
+    assert "{{served}}" in text
+    assert "{{single}}" in text
+    assert "Must not be used for" in text

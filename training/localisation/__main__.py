@@ -1,0 +1,251 @@
+"""`python -m training.localisation COMMAND`: list, look, overfit, train, evaluate, export, import."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import cv2
+import torch
+
+from training.localisation.classes import CLASSES
+from training.localisation.config import read_config
+from training.localisation.contact_sheet import contact_sheet
+from training.localisation.evaluate import (
+    Case,
+    beats_baselines,
+    evaluate,
+    fit_baselines,
+    fit_threshold,
+    handmade_cases,
+    planted_cases,
+    pristine_cases,
+    table,
+)
+from training.localisation.export import MODELS, Model, card_of, export_onnx, halve, install, quantise, torch_predictor
+from training.localisation.importers import CheckpointError, import_classifier, import_segmenter
+from training.localisation.inference import onnx_predictor, prepared
+from training.localisation.listing import digest_of, list_manifest, list_shared, read_listing, write_listing
+from training.localisation.losses import Truth, loss_of
+from training.localisation.samples import Sampler
+from training.localisation.settings import LocalisationSettings
+from training.localisation.store import Store, open_store
+from training.localisation.train import Batches, load_average, new_network, train
+
+
+def main() -> None:
+    """Runs one command."""
+    parser = argparse.ArgumentParser(prog="python -m training.localisation", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    listing = commands.add_parser("list", help="list the pictures: of the collected research data, or of the manifest")
+    listing.add_argument("--manifest", type=Path, help="folder of the manifest whose pictures `make data` assembled")
+    listing.set_defaults(run=_list)
+
+    look = commands.add_parser("look", help="draw samples as the network gets them onto one sheet")
+    look.add_argument("config", type=Path)
+    look.add_argument("sheet", type=Path)
+    look.add_argument("--count", type=int, default=50)
+    look.add_argument("--stage", type=int, default=0)
+    look.set_defaults(run=_look)
+
+    overfit = commands.add_parser("overfit", help="train on one batch only: the loss must vanish")
+    overfit.add_argument("config", type=Path)
+    overfit.add_argument("--steps", type=int, default=60)
+    overfit.set_defaults(run=_overfit)
+
+    training = commands.add_parser("train", help="train, or go on training; SIGTERM stops it after a checkpoint")
+    training.add_argument("config", type=Path)
+    training.add_argument("--name", help="of the run; the config's by default")
+    training.add_argument("--workers", type=int, default=1)
+    training.add_argument("--threads", type=int, default=2)
+    training.add_argument("--until", type=int, help="stop after so many steps")
+    training.set_defaults(run=_train)
+
+    judging = commands.add_parser("evaluate", help="how good a checkpoint or an exported network is, beside baselines")
+    judging.add_argument("weights", type=Path, help="a run's latest.pt, or an ONNX file")
+    judging.add_argument("--split", default="dev")
+    judging.add_argument("--limit", type=int, default=40, help="pictures a maker and a collection")
+    judging.add_argument("--report", type=Path, help="folder that gets evaluation.json and evaluation.md")
+    judging.add_argument("--threads", type=int, default=2)
+    judging.set_defaults(run=_evaluate)
+
+    exporting = commands.add_parser("export", help="put a checkpoint where Triton's models lie")
+    exporting.add_argument("weights", type=Path, help="a run's latest.pt")
+    exporting.add_argument("--into", type=Path, default=Path("triton_models"))
+    exporting.add_argument("--precision", choices=("int8", "fp16"), default="int8")
+    exporting.add_argument("--calibration", type=int, default=48, help="pictures that ranges of int8 are taken from")
+    exporting.add_argument(
+        "--limit", type=int, default=40, help="pictures a maker and a collection that it is judged on"
+    )
+    exporting.add_argument("--anyway", action="store_true", help="even if it does not beat the baselines")
+    exporting.set_defaults(run=_export)
+
+    importing = commands.add_parser("import", help="turn a .pth of your own into a model that Triton serves")
+    importing.add_argument("model", choices=tuple(MODELS))
+    importing.add_argument("checkpoint", type=Path)
+    importing.add_argument("target", type=Path, help="the ONNX file")
+    importing.add_argument(
+        "--side", type=int, help="pixels square that it was trained at; without it the picture's size"
+    )
+    importing.add_argument("--classes", nargs="+", default=list(CLASSES[:4]), help="what a classifier's outputs mean")
+    importing.set_defaults(run=_import)
+
+    arguments = parser.parse_args()
+    arguments.run(arguments, LocalisationSettings())
+
+
+def _list(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    manifest = arguments.manifest
+    rows = list_manifest(manifest, settings.data) if manifest else list_shared(settings.shared_data)
+    write_listing(rows, settings.listing)
+    print(f"{len(rows)} pictures in {settings.listing}")
+
+
+def _store(settings: LocalisationSettings, split: str) -> Store:
+    rows = read_listing(settings.listing, split=split)
+    return open_store(rows, settings.decoded, faces=settings.face_detector)
+
+
+def _look(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+
+    config = read_config(arguments.config)
+    sampler = Sampler(_store(settings, "train"), config.sample_weights, seed=config.seed + 1)
+    side = config.stages[arguments.stage].side
+    sheet = contact_sheet([sampler.sample(number, side) for number in range(arguments.count)])
+    cv2.imwrite(str(arguments.sheet), sheet[..., ::-1])
+
+
+def _overfit(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+
+    config = read_config(arguments.config)
+    batch = next(iter(Batches(Sampler(_store(settings, "train"), config.sample_weights, seed=config.seed), config, 0)))
+    network = new_network(config).to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
+    for step in range(arguments.steps):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            output = network(batch.images.float().to(memory_format=torch.channels_last))
+        losses = loss_of(output, Truth(batch.masks, batch.classes))
+        optimiser.zero_grad()
+        losses.total.backward()
+        optimiser.step()
+        print(step, *(f"{name} {float(getattr(losses, name)):.3f}" for name in ("mask", "dice", "classes")), flush=True)
+
+
+def _train(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    config = read_config(arguments.config)
+    name = arguments.name or arguments.config.stem
+    log = settings.runs / name
+    log.mkdir(parents=True, exist_ok=True)
+    if arguments.config.resolve() != (log / "config.toml").resolve():
+        shutil.copyfile(arguments.config, log / "config.toml")
+    rows = read_listing(settings.listing, split="train")
+    kinds = [row.kind for row in rows]
+    steps = train(
+        config,
+        open_store(rows, settings.decoded, faces=settings.face_detector),
+        checkpoints=settings.checkpoints / name,
+        log=log,
+        facts={"data": digest_of(rows), "pictures": {kind: kinds.count(kind) for kind in sorted(set(kinds))}},
+        workers=arguments.workers,
+        threads=arguments.threads,
+        until=arguments.until,
+    )
+    print(f"{steps} steps done", file=sys.stderr)
+
+
+def _judged(settings: LocalisationSettings, split: str, limit: int) -> list[Case]:
+    store = _store(settings, split)
+    return [
+        *planted_cases(store, limit=limit),
+        *handmade_cases(store, limit=limit),
+        *pristine_cases(store, limit=limit),
+    ]
+
+
+def _fitted_on(settings: LocalisationSettings, limit: int) -> list[Case]:
+    """Planted forgeries and pristine pictures that thresholds are fitted on."""
+    store = _store(settings, "calibrate")
+    return [*planted_cases(store, limit=limit), *pristine_cases(store, limit=limit)]
+
+
+def _evaluate(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    torch.set_num_threads(arguments.threads)
+    fitting = _fitted_on(settings, max(1, arguments.limit // 2))
+    facts: dict[str, float | str] = {"weights": arguments.weights.name}
+    if arguments.weights.suffix == ".onnx":
+        predict = onnx_predictor(arguments.weights, threads=arguments.threads)
+    else:
+        network, step = load_average(arguments.weights)
+        threshold = fit_threshold(torch_predictor(network), fitting)
+        predict = torch_predictor(network, threshold=threshold)
+        facts |= {"step": step, "threshold": threshold}
+    cases = _judged(settings, arguments.split, arguments.limit)
+    result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
+    text = table(result)
+    if arguments.report:
+        arguments.report.mkdir(parents=True, exist_ok=True)
+        (arguments.report / "evaluation.json").write_text(json.dumps(result, indent=1) + "\n")
+        (arguments.report / "evaluation.md").write_text(text + "\n")
+    print(text)
+
+
+def _export(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    network, step = load_average(arguments.weights)
+    state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
+    photographs = [stored for stored in _store(settings, "train") if stored.kind != "face"]
+    chosen = photographs[:: max(1, len(photographs) // arguments.calibration)]
+    fitting = _fitted_on(settings, max(1, arguments.limit // 2))
+    cases, thresholds = _judged(settings, "dev", arguments.limit), fit_baselines(fitting)
+    threshold = fit_threshold(torch_predictor(network), fitting)
+    tables: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        served: dict[Model, Path] = {}
+        for model, outputs in MODELS.items():
+            single, served[model] = Path(folder) / f"{model}.single.onnx", Path(folder) / f"{model}.onnx"
+            export_onnx(network, single, outputs=outputs, threshold=threshold)
+            if arguments.precision == "int8":
+                quantise(single, served[model], (prepared(stored.read()[0])[0] for stored in chosen))
+            else:
+                halve(single, served[model])
+            if model == "deeplabv3plus":
+                for name, path in (("single", single), ("served", served[model])):
+                    result = evaluate(onnx_predictor(path), cases, thresholds)
+                    tables[name] = table(result)
+                    print(f"{name}\n\n{tables[name]}\n", flush=True)
+        if not beats_baselines(result) and not arguments.anyway:
+            sys.exit(
+                "The network does not beat the baselines; nothing was put in place (--anyway does it all the same)."
+            )
+        starts = (settings.runs / arguments.weights.parent.name / "data.jsonl").read_text().splitlines()
+        for model, path in served.items():
+            facts = {
+                **tables,
+                "run": arguments.weights.parent.name,
+                "step": str(step),
+                "crops": str(state["crops"]),
+                "data": ", ".join(sorted({json.loads(line)["data"] for line in starts})),
+                "backbone": str(json.loads(state["config"])["backbone"]),
+                "precision": arguments.precision,
+                "size": f"{path.stat().st_size / 1e6:.1f} MB",
+            }
+            print(install(path, model, arguments.into, card=card_of(model, facts)))
+
+
+def _import(arguments: argparse.Namespace, _: LocalisationSettings) -> None:
+    arguments.target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        if arguments.model == "deeplabv3plus":
+            import_segmenter(arguments.checkpoint, arguments.target, side=arguments.side)
+        else:
+            import_classifier(arguments.checkpoint, arguments.target, classes=arguments.classes, side=arguments.side)
+    except CheckpointError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

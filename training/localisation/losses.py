@@ -1,0 +1,70 @@
+"""What the network is trained to make small."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.localisation.classes import OTHER, PRISTINE
+from training.localisation.network import Output
+
+__all__ = ["Losses", "Truth", "loss_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """What is known about a batch: masks, float (n, h, w) of 0 and 1; classes, int64 (n,), `OTHER` for other edits."""
+
+    masks: Tensor
+    classes: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """The parts of the loss, each a scalar; `total` is their weighted sum."""
+
+    mask: Tensor
+    dice: Tensor
+    edge: Tensor
+    reliability: Tensor
+    classes: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """What is minimised."""
+        return self.mask + 0.5 * self.dice + 0.3 * self.edge + 0.1 * self.reliability + 0.4 * self.classes
+
+
+def loss_of(output: Output, truth: Truth) -> Losses:
+    """Cross-entropy and Dice of the mask, cross-entropy of edge, reliability and class.
+
+    A mask's pixel at a quarter of the size is the forged share of what it covers. Dice is taken over forged pictures
+    only: of an empty mask it says nothing. Reliability learns whether the mask was right, without changing it.
+    """
+    target = functional.avg_pool2d(truth.masks[:, None], 4)[:, 0]
+    forged = (target.amax(dim=(1, 2)) > 0.5).float()
+    mask = functional.binary_cross_entropy_with_logits(output.mask, target)
+    chance = torch.sigmoid(output.mask)
+    overlap = (chance * target).sum(dim=(1, 2))
+    dice = 1.0 - (2.0 * overlap + 1.0) / (chance.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1.0)
+    inner = -functional.max_pool2d(-target[:, None], 3, 1, 1)[:, 0]
+    outer = functional.max_pool2d(target[:, None], 3, 1, 1)[:, 0]
+    outline = (outer - inner).clamp(0.0, 1.0)
+    right = ((output.mask.detach() > 0) == (target > 0.5)).float()
+    return Losses(
+        mask=mask,
+        dice=(dice * forged).sum() / forged.sum().clamp(min=1.0),
+        edge=functional.binary_cross_entropy_with_logits(output.edge, outline),
+        reliability=functional.binary_cross_entropy_with_logits(output.reliability, right),
+        classes=_class_loss(output.classes, truth.classes),
+    )
+
+
+def _class_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    log_chance = functional.log_softmax(logits, dim=1)
+    known = -log_chance.gather(1, classes.clamp(min=0)[:, None])[:, 0]
+    edited = -torch.log1p(-log_chance[:, PRISTINE].exp().clamp(max=1.0 - 1e-4))
+    return torch.where(classes == OTHER, edited, known).mean()

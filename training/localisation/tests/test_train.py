@@ -1,0 +1,79 @@
+"""The loop: resumes where it stopped, with the same samples, and its average is what is loaded."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from training.localisation.config import RunConfig
+from training.localisation.samples import Sampler
+from training.localisation.train import Batches, load_average, train
+
+SETTINGS = {
+    "seed": 4,
+    "learned_filters": 2,
+    "width": 16,
+    "bfloat16": True,
+    "handmade": True,
+    "ema": 0.9,
+    "weight_decay": 0.01,
+    "report_every": 1,
+    "checkpoint_every": 2,
+    "weights": {"pristine": 1.0, "handmade": 1.0, "inpainting": 1.0},
+    "stages": [
+        {"steps": 2, "side": 64, "batch": 2, "learning_rate": 1e-3, "warmup": 0},
+        {"side": 96, "batch": 2, "learning_rate": 1e-3, "warmup": 0},
+    ],
+}
+CONFIG = RunConfig.model_validate(SETTINGS)
+
+
+def test_stages_follow_each_other():
+    assert CONFIG.at(1) == (CONFIG.stages[0], 1)
+    assert CONFIG.at(2) == (CONFIG.stages[1], 0)
+    assert CONFIG.at(10**6) == (CONFIG.stages[1], 10**6 - 2)
+    ended = RunConfig.model_validate({**SETTINGS, "stages": [{**SETTINGS["stages"][0]}]})
+    assert ended.at(2) is None
+
+
+def test_only_the_last_stage_is_endless():
+    with pytest.raises(ValueError, match="only the last stage"):
+        RunConfig.model_validate({**SETTINGS, "stages": SETTINGS["stages"][::-1]})
+
+
+def test_without_hand_made_forgeries_none_is_drawn():
+    assert "handmade" not in CONFIG.model_copy(update={"handmade": False}).sample_weights
+
+
+def test_batches_go_on_where_they_stopped(store):
+    sampler = Sampler(store, CONFIG.sample_weights, seed=1)
+    whole = iter(Batches(sampler, CONFIG, 0))
+    next(whole)
+    second, third = next(whole), next(whole)
+    resumed = iter(Batches(sampler, CONFIG, 1))
+    assert torch.equal(next(resumed).images, second.images)
+    later = next(resumed)
+    assert torch.equal(later.images, third.images)
+    assert later.images.shape == (2, 3, 96, 96)
+
+
+def test_a_run_is_resumed(store, tmp_path):
+    log = tmp_path / "log"
+    log.mkdir()
+    folders = {"checkpoints": tmp_path / "run", "log": log, "facts": {"data": "d1"}, "workers": 0}
+    assert train(CONFIG, store, until=1, **folders) == 1
+    assert train(CONFIG, store, until=3, **folders) == 3
+    with (log / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    assert [row["side"] for row in rows] == ["64", "64", "96"]
+    starts = [json.loads(line) for line in (log / "data.jsonl").read_text().splitlines()]
+    assert [start["from_step"] for start in starts] == [0, 1]
+    assert starts[0]["data"] == "d1"
+    network, step = load_average(tmp_path / "run" / "latest.pt")
+    assert step == 3
+    state = torch.load(tmp_path / "run" / "latest.pt", weights_only=True)
+    assert json.loads(state["config"])["seed"] == 4
+    assert torch.equal(network.heads.weight, state["average"]["heads.weight"])
+    assert not torch.equal(state["average"]["heads.weight"], state["network"]["heads.weight"])

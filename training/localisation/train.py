@@ -1,0 +1,269 @@
+"""The training loop: the same on a CPU (bfloat16, channels last) and on a GPU, seeded, and resumed where it stopped."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from training.localisation.config import RunConfig
+from training.localisation.losses import Truth, loss_of
+from training.localisation.network import Localiser
+from training.localisation.samples import Sampler
+from training.localisation.store import Store
+
+__all__ = ["Batch", "Batches", "latest_checkpoint", "load_average", "new_network", "train"]
+
+_MOMENTUM: Final = 0.98
+"""Share of the old value in the curve's running means."""
+_LARGEST_GRADIENT: Final = 5.0
+_CURVE: Final = (
+    "step",
+    "side",
+    "seconds",
+    "crops",
+    "total",
+    "mask",
+    "dice",
+    "edge",
+    "reliability",
+    "classes",
+    "f1",
+    "accuracy",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Crops with what is known about them: uint8 (n, 3, h, w), float (n, h, w), int64 (n,)."""
+
+    step: int
+    images: Tensor
+    masks: Tensor
+    classes: Tensor
+
+
+class Batches(IterableDataset[Batch]):
+    """The batches of a run from a step on; several workers take turns."""
+
+    def __init__(self, sampler: Sampler, config: RunConfig, start: int) -> None:
+        self._sampler, self._config, self._start = sampler, config, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches in order, until the last stage ends."""
+        worker = torch.utils.data.get_worker_info()
+        first, stride = (worker.id, worker.num_workers) if worker else (0, 1)
+        cv2.setNumThreads(1)
+        for step in itertools.count(self._start + first, stride):
+            place = self._config.at(step)
+            if place is None:
+                return
+            stage, since = place
+            # Numbers are never used twice: stages do not share them.
+            stage_number = self._config.stages.index(stage)
+            base = stage_number * 10**9 + since * stage.batch
+            samples = [
+                self._sampler.sample(base + index, stage.side, gentle=stage.gentle) for index in range(stage.batch)
+            ]
+            yield Batch(
+                step=step,
+                images=torch.from_numpy(np.stack([sample.rgb for sample in samples])).permute(0, 3, 1, 2),
+                masks=torch.from_numpy(np.stack([sample.mask for sample in samples])).float(),
+                classes=torch.tensor([sample.label for sample in samples]),
+            )
+
+
+def new_network(config: RunConfig) -> Localiser:
+    """The network with random weights, the same for the same seed."""
+    torch.manual_seed(config.seed)
+    return Localiser(learned=config.learned_filters, backbone=config.backbone, width=config.width)
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint of a run that was written last, if there is one."""
+    path = folder / "latest.pt"
+    return path if path.exists() else None
+
+
+def load_average(checkpoint: Path) -> tuple[Localiser, int]:
+    """The averaged network of a checkpoint, for inference, and its step."""
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network = new_network(RunConfig.model_validate(json.loads(state["config"])))
+    network.load_state_dict(state["average"])
+    return network.eval(), int(state["step"])
+
+
+class _Run:
+    """A run's state, in memory and in its checkpoint."""
+
+    def __init__(self, config: RunConfig, folder: Path, device: torch.device) -> None:
+        self.config, self.folder, self.device = config, folder, device
+        self.step, self.crops, self.seconds = 0, 0, 0.0
+        self.network = new_network(config).to(device, memory_format=torch.channels_last)
+        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        decayed = [value for value in self.network.parameters() if value.ndim > 1]
+        plain = [value for value in self.network.parameters() if value.ndim <= 1]
+        groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        self.optimiser = torch.optim.AdamW(groups, fused=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = latest_checkpoint(folder)
+        if found:
+            state = torch.load(found, map_location="cpu", weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.average = {name: value.to(device) for name, value in state["average"].items()}
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.crops, self.seconds = int(state["step"]), int(state["crops"]), float(state["seconds"])
+
+    def save(self) -> None:
+        """Writes the checkpoint under another name first: a run that dies while writing has the one before."""
+        partial = self.folder / "latest.partial"
+        state = {
+            "config": self.config.model_dump_json(),
+            "network": self.network.state_dict(),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "crops": self.crops,
+            "seconds": self.seconds,
+        }
+        torch.save(state, partial)
+        partial.replace(self.folder / "latest.pt")
+
+    def advance(self, batch: Batch, learning_rate: float) -> dict[str, float]:
+        """One step; what the batch cost and how well it was judged."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = learning_rate
+        began = time.monotonic()
+        images = batch.images.to(self.device, torch.float32, memory_format=torch.channels_last)
+        truth = Truth(batch.masks.to(self.device), batch.classes.to(self.device))
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
+            output = self.network(images)
+        losses = loss_of(output, truth)
+        self.optimiser.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
+        self.optimiser.step()
+        self.step, self.crops = self.step + 1, self.crops + len(images)
+        # Early weights are worth nothing: the average is short at first.
+        _blend(self.average, self.network.state_dict(), min(self.config.ema, self.step / (self.step + 10)))
+        parts = ("total", "mask", "dice", "edge", "reliability", "classes")
+        values = {name: float(getattr(losses, name).detach()) for name in parts}
+        values.update(_scores(output.mask.detach(), output.classes.detach(), truth))
+        self.seconds += time.monotonic() - began
+        return values
+
+
+def train(
+    config: RunConfig,
+    store: Store,
+    *,
+    checkpoints: Path,
+    log: Path,
+    facts: Mapping[str, Any],
+    workers: int = 1,
+    threads: int = 2,
+    until: int | None = None,
+) -> int:
+    """Trains until the last stage ends, `until` is reached, or SIGTERM or SIGINT comes; returns the steps done.
+
+    Args:
+        config: the run's settings.
+        store: the pictures of the train split.
+        checkpoints: folder of the run's checkpoint, from which it goes on.
+        log: folder that gets the curve, and a line for each time that the run began or went on.
+        facts: what that line tells of the data, JSON-serialisable.
+        workers: processes that make samples; 0 makes them in this one.
+        threads: of PyTorch, on a CPU.
+        until: stop after so many steps.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        torch.set_num_threads(threads)
+    run = _Run(config, checkpoints, device)
+    sampler = Sampler(store, config.sample_weights, seed=config.seed)
+    loader = DataLoader(
+        Batches(sampler, config, run.step),
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+    )
+    with (log / "data.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"from_step": run.step, "device": device.type, **facts}) + "\n")
+    stop = _Stop()
+    means: dict[str, float] = {}
+    run.network.train()
+    torch.manual_seed(config.seed + run.step)
+    for batch in loader:
+        place = config.at(run.step)
+        if place is None or stop.asked or (until is not None and run.step >= until):
+            break
+        stage, since = place
+        values = run.advance(batch, stage.learning_rate * min(1.0, (since + 1) / (stage.warmup + 1)))
+        for name, value in values.items():
+            if not math.isnan(value):
+                means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
+        if run.step % config.report_every == 0:
+            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "crops": run.crops}
+            _report(log / "curve.csv", {**facts, **means})
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+    run.save()
+    return run.step
+
+
+class _Stop:
+    """Whether a signal asked the loop to stop; a second one stops at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.SIG_DFL)
+
+
+@torch.no_grad()
+def _blend(average: dict[str, Tensor], current: dict[str, Tensor], keep: float) -> None:
+    for name, value in average.items():
+        if value.dtype.is_floating_point:
+            value.lerp_(current[name].to(value.dtype), 1.0 - keep)
+        else:
+            value.copy_(current[name])
+
+
+def _scores(logits: Tensor, classes: Tensor, truth: Truth) -> dict[str, float]:
+    """Mean pixel F1 at 0.5 over the forged crops, and the accuracy over those with a class; NaN without any."""
+    target = torch.nn.functional.avg_pool2d(truth.masks[:, None], 4)[:, 0] > 0.5
+    marked = logits > 0
+    hit = (marked & target).sum(dim=(1, 2)).float()
+    both = marked.sum(dim=(1, 2)) + target.sum(dim=(1, 2))
+    forged = target.any(dim=2).any(dim=1)
+    f1 = (2 * hit / both.clamp(min=1))[forged]
+    known = truth.classes >= 0
+    right = (classes.argmax(dim=1) == truth.classes)[known].float()
+    return {"f1": float(f1.mean()), "accuracy": float(right.mean())}
+
+
+def _report(path: Path, row: dict[str, Any]) -> None:
+    new = not path.exists()
+    with path.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, _CURVE, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()})
