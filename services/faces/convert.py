@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pentimento.common.v1 import detection_pb2, face_pb2, geometry_pb2
-from pentimento.faces.v1 import faces_service_pb2 as pb
 
 from services.common.convert import point_to_proto, question_to_proto
 from services.common.errors import PentimentoError
@@ -17,11 +16,19 @@ from services.faces.face import (
     DetectedFace,
     FaceDetector,
     GenderEstimate,
+    KindEstimate,
     Landmarks,
 )
 from services.faces.models import MODELS
 
-__all__ = ["attributes_from_proto", "detector_from_proto", "detector_to_proto", "face_to_proto", "missing_to_proto"]
+__all__ = [
+    "attributes_from_proto",
+    "detector_from_proto",
+    "detector_to_proto",
+    "face_to_proto",
+    "kind_to_proto",
+    "missing_to_proto",
+]
 
 _QUESTIONS = {model.name: model.question for model in MODELS}
 
@@ -37,9 +44,9 @@ def detector_to_proto(detector: FaceDetector | None) -> face_pb2.FaceDetector.Va
     return face_pb2.FaceDetector.Value(f"FACE_DETECTOR_{detector.name if detector else 'UNSPECIFIED'}")
 
 
-def attributes_from_proto(values: Iterable[pb.FaceAttribute.ValueType]) -> frozenset[Attribute]:
+def attributes_from_proto(values: Iterable[face_pb2.FaceAttribute.ValueType]) -> frozenset[Attribute]:
     """The attributes of the same names; FACE_ATTRIBUTE_UNSPECIFIED asks for nothing."""
-    names = {pb.FaceAttribute.Name(value).removeprefix("FACE_ATTRIBUTE_") for value in values}
+    names = {face_pb2.FaceAttribute.Name(value).removeprefix("FACE_ATTRIBUTE_") for value in values}
     return frozenset(Attribute[name] for name in names if name != "UNSPECIFIED")
 
 
@@ -49,9 +56,17 @@ def face_to_proto(face: DetectedFace, described: DescribedFace | None = None) ->
         box=_box_to_proto(face.box),
         confidence=face.confidence,
         detector=detector_to_proto(face.detector),
-        landmarks=_landmarks_to_proto(face.landmarks),
+        face_landmarks=_landmarks_to_proto(face.landmarks),
         age=_age_to_proto(described.age) if described and described.age else None,
         gender=_gender_to_proto(described.gender) if described and described.gender else None,
+        kind=kind_to_proto(described.kind) if described and described.kind else None,
+    )
+
+
+def kind_to_proto(kind: KindEstimate) -> face_pb2.KindEstimate:
+    """The estimate in the contract's terms."""
+    return face_pb2.KindEstimate(
+        kind=face_pb2.FaceKind.Value(f"FACE_KIND_{kind.kind.name}"), probability=kind.probability
     )
 
 
@@ -70,14 +85,17 @@ def _box_to_proto(box: Box) -> geometry_pb2.Box:
     return geometry_pb2.Box(x_min=box.x_min, y_min=box.y_min, x_max=box.x_max, y_max=box.y_max)
 
 
-def _landmarks_to_proto(landmarks: Landmarks | None) -> list[geometry_pb2.Point]:
-    """In the contract's order, as far as the finder gives them: the corners of the mouth may be left out."""
+def _landmarks_to_proto(landmarks: Landmarks | None) -> face_pb2.FaceLandmarks | None:
+    """The places that the finder gives: it may leave out the corners of the mouth, or all."""
     if landmarks is None:
-        return []
-    points = [landmarks.right_eye, landmarks.left_eye, landmarks.nose]
-    if landmarks.mouth_right and landmarks.mouth_left:
-        points += [landmarks.mouth_right, landmarks.mouth_left]
-    return [point_to_proto(point) for point in points]
+        return None
+    return face_pb2.FaceLandmarks(
+        right_eye=point_to_proto(landmarks.right_eye),
+        left_eye=point_to_proto(landmarks.left_eye),
+        nose=point_to_proto(landmarks.nose),
+        mouth_right=point_to_proto(landmarks.mouth_right) if landmarks.mouth_right else None,
+        mouth_left=point_to_proto(landmarks.mouth_left) if landmarks.mouth_left else None,
+    )
 
 
 def _age_to_proto(age: AgeEstimate) -> face_pb2.AgeEstimate:

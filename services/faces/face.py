@@ -18,8 +18,10 @@ __all__ = [
     "DescribedFace",
     "DetectedFace",
     "FaceDetector",
+    "FaceKind",
     "Gender",
     "GenderEstimate",
+    "KindEstimate",
     "Landmarks",
 ]
 
@@ -47,6 +49,13 @@ class Gender(enum.Enum):
 
     FEMALE = "female"
     MALE = "male"
+
+
+class FaceKind(enum.Enum):
+    """What a face is; the names are the contract's."""
+
+    HUMAN = "human"
+    CARTOON = "cartoon"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +201,14 @@ class GenderEstimate:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class KindEstimate:
+    """A person's or drawn: the likelier kind and its probability, 0.5 to 1."""
+
+    kind: FaceKind
+    probability: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedFace:
     """A face and what the networks say about it, as far as they were asked and answered."""
@@ -199,3 +216,4 @@ class DescribedFace:
     face: DetectedFace
     age: AgeEstimate | None = None
     gender: GenderEstimate | None = None
+    kind: KindEstimate | None = None

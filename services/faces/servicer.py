@@ -16,17 +16,19 @@ from services.common.errors import ModelUnavailable
 from services.common.images import ImageLimits, decode_image
 from services.common.limiter import WorkLimiter
 from services.common.models import ModelCatalogue
+from services.common.version import VERSION
 from services.faces.convert import (
     attributes_from_proto,
     detector_from_proto,
     detector_to_proto,
     face_to_proto,
+    kind_to_proto,
     missing_to_proto,
 )
 from services.faces.describing import Describer, biometrics_disabled
-from services.faces.face import DetectedFace
+from services.faces.face import Attribute, DetectedFace
 from services.faces.finders import Finders, Found
-from services.faces.models import FACENET, FACENET_REALFAKE, VGG16_CARTOON
+from services.faces.models import FACENET, FACENET_REALFAKE
 
 __all__ = ["FacesServicer"]
 
@@ -112,7 +114,15 @@ class FacesServicer(pb_grpc.FacesServiceServicer):
         )
 
     async def ClassifyKind(self, request: pb.ClassifyKindRequest, context: Context) -> pb.ClassifyKindResponse:
-        raise ModelUnavailable(VGG16_CARTOON.name, installed=False)
+        picture = await self._limiter.run(decode_image, request.image, self._limits)
+        found = await self._limiter.run(self._finders.find, picture)
+        if not found.faces:
+            return pb.ClassifyKindResponse(kind=kind_to_proto(await self._describer.kind_of_picture(picture)))
+        description = await self._describer.describe(picture, found.faces, {Attribute.KIND})
+        for error in description.unanswered.values():
+            raise error
+        faces = [face_to_proto(each.face, each) for each in description.faces]
+        return pb.ClassifyKindResponse(kind=faces[0].kind, faces=faces)
 
     async def DetectDeepfake(self, request: pb.DetectDeepfakeRequest, context: Context) -> pb.DetectDeepfakeResponse:
         raise ModelUnavailable(FACENET_REALFAKE.name, installed=False)
@@ -126,7 +136,7 @@ class FacesServicer(pb_grpc.FacesServiceServicer):
         raise ModelUnavailable(FACENET.name, installed=False)
 
     async def ListDetectors(self, request: pb.ListDetectorsRequest, context: Context) -> pb.ListDetectorsResponse:
-        return pb.ListDetectorsResponse(detectors=self._analyzer_of(()).detectors())
+        return pb.ListDetectorsResponse(detectors=self._analyzer_of(()).detectors(), service_version=VERSION)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
         return pb.ListModelsResponse(models=await self._catalogue.all())

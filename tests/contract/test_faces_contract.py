@@ -75,7 +75,7 @@ async def test_without_networks_faces_are_found_and_what_is_missing_is_named(tmp
         "mediapipe_face_detector": "MODEL_NOT_INSTALLED",
         "age": "MODEL_UNAVAILABLE",
         "gender": "MODEL_UNAVAILABLE",
-        "vgg16_cartoon": "MODEL_NOT_INSTALLED",
+        "vgg16_cartoon": "MODEL_UNAVAILABLE",
         "facenet_realfake": "MODEL_NOT_INSTALLED",
     }
     (edited,) = [item for item in answer.report.missing if item.questions]
@@ -93,7 +93,8 @@ async def test_mediapipe_looks_by_default():
         by_haar = await stub.DetectFaces(pb.DetectFacesRequest(image=PORTRAIT, face_detector=HAAR))
     (face,) = answer.faces
     assert face.detector == MEDIAPIPE
-    assert len(face.landmarks) == 3
+    assert face.face_landmarks.right_eye.x < face.face_landmarks.nose.x < face.face_landmarks.left_eye.x
+    assert not face.face_landmarks.HasField("mouth_right")
     assert answer.image.format == "PNG"
     assert by_haar.faces[0].detector == HAAR
 
@@ -108,7 +109,7 @@ async def test_a_picture_without_a_face_lacks_nothing_but_the_finder(tmp_path):
 async def test_only_the_attributes_that_are_asked_for(tmp_path):
     async with serving(tmp_path) as stub:
         answer = await stub.Analyze(
-            pb.AnalyzeRequest(image=PORTRAIT, face_detector=HAAR, attributes=[pb.FACE_ATTRIBUTE_GENDER])
+            pb.AnalyzeRequest(image=PORTRAIT, face_detector=HAAR, attributes=[face_pb2.FACE_ATTRIBUTE_GENDER])
         )
     assert missing(answer.report) == {"gender": "MODEL_UNAVAILABLE"}
 
@@ -181,7 +182,6 @@ async def test_an_unknown_detector_is_refused(tmp_path):
 async def test_what_is_not_built_yet_names_its_model(tmp_path):
     async with serving(tmp_path) as stub:
         for call, model in (
-            (stub.ClassifyKind(pb.ClassifyKindRequest(image=PORTRAIT)), "vgg16_cartoon"),
             (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT)), "facenet_realfake"),
             (stub.EmbedFaces(pb.EmbedFacesRequest(image=PORTRAIT)), "facenet"),
             (stub.CompareFaces(pb.CompareFacesRequest(image_a=PORTRAIT, image_b=PORTRAIT)), "facenet"),
@@ -192,10 +192,19 @@ async def test_what_is_not_built_yet_names_its_model(tmp_path):
             assert details["ErrorInfo"].metadata["model"] == model
 
 
+@pytest.mark.parametrize("image", [PORTRAIT, COFFEE], ids=["face", "no face"])
+async def test_without_its_network_no_kind_is_told(tmp_path, image):
+    async with serving(tmp_path) as stub:
+        error, details = await refusal(stub.ClassifyKind(pb.ClassifyKindRequest(image=image)))
+    assert error.code() == grpc.StatusCode.UNAVAILABLE
+    assert details["ErrorInfo"].reason == "MODEL_UNAVAILABLE"
+    assert details["ErrorInfo"].metadata["model"] == "vgg16_cartoon"
+
+
 async def test_biometrics_can_be_forbidden(tmp_path):
     async with serving(tmp_path, biometrics=False) as stub:
         answer = await stub.Analyze(
-            pb.AnalyzeRequest(image=PORTRAIT, attributes=[pb.FACE_ATTRIBUTE_AGE, pb.FACE_ATTRIBUTE_GENDER])
+            pb.AnalyzeRequest(image=PORTRAIT, attributes=[face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER])
         )
         error, details = await refusal(stub.EmbedFaces(pb.EmbedFacesRequest(image=PORTRAIT)))
     assert len(answer.faces) == 1

@@ -1,4 +1,4 @@
-"""Age and gender of a known portrait, by the real networks in the real Triton."""
+"""Age, gender and kind of a known portrait and of a drawing, by the real networks in the real Triton."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import cv2
 import grpc
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ pytestmark = pytest.mark.integration
 
 START_SECONDS = 60
 PORTRAIT = encode_png(data.astronaut())
-AGE_AND_GENDER = [pb.FACE_ATTRIBUTE_AGE, pb.FACE_ATTRIBUTE_GENDER]
+AGE_AND_GENDER = [face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER]
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +134,63 @@ async def test_many_clients_get_their_own_answers(deployment):
     assert years[0] == pytest.approx(years[1], abs=5), "a mirrored face is as old"
 
 
+def drawing() -> np.ndarray:
+    """A face in flat colours and outlines, uint8 (320, 320, 3)."""
+    rgb = np.full((320, 320, 3), (120, 200, 240), np.uint8)
+    skin, hair, line = (255, 220, 180), (230, 80, 40), (20, 20, 20)
+    cv2.ellipse(rgb, (160, 140), (105, 115), 0, 0, 360, hair, -1)
+    cv2.ellipse(rgb, (160, 165), (80, 100), 0, 0, 360, skin, -1)
+    cv2.ellipse(rgb, (160, 165), (80, 100), 0, 0, 360, line, 4)
+    for x in (125, 195):
+        cv2.ellipse(rgb, (x, 150), (20, 28), 0, 0, 360, (255, 255, 255), -1)
+        cv2.ellipse(rgb, (x, 150), (20, 28), 0, 0, 360, line, 3)
+        cv2.circle(rgb, (x, 155), 12, (40, 120, 60), -1)
+        cv2.circle(rgb, (x + 4, 150), 4, (255, 255, 255), -1)
+    cv2.ellipse(rgb, (160, 215), (30, 18), 0, 0, 180, (180, 40, 60), -1)
+    cv2.line(rgb, (160, 175), (152, 195), line, 3)
+    return rgb
+
+
+async def test_the_astronaut_is_a_person_and_a_drawing_is_none(deployment):
+    async with serving(deployment) as stub:
+        person = await stub.ClassifyKind(pb.ClassifyKindRequest(image=PORTRAIT))
+        drawn = await stub.ClassifyKind(pb.ClassifyKindRequest(image=encode_png(drawing())))
+    print(person.kind, drawn.kind, len(drawn.faces))  # noqa: T201 - for pytest -s
+    assert person.kind.kind == face_pb2.FACE_KIND_HUMAN
+    assert person.kind.probability > 0.9
+    assert person.kind == person.faces[0].kind
+    assert drawn.kind.kind == face_pb2.FACE_KIND_CARTOON
+    assert drawn.kind.probability > 0.9
+
+
+async def test_without_a_face_the_whole_picture_is_classified(deployment):
+    async with serving(deployment) as stub:
+        answer = await stub.ClassifyKind(pb.ClassifyKindRequest(image=encode_png(data.coffee())))
+    assert not answer.faces
+    assert answer.kind.kind == face_pb2.FACE_KIND_HUMAN, "a photograph"
+
+
+async def test_clients_get_the_kind_of_their_own_picture(deployment):
+    pictures = [PORTRAIT, encode_png(drawing())] * 6
+    async with serving(deployment) as stub:
+        answers = await asyncio.gather(
+            *(stub.ClassifyKind(pb.ClassifyKindRequest(image=picture)) for picture in pictures)
+        )
+    assert [answer.kind.kind for answer in answers] == [face_pb2.FACE_KIND_HUMAN, face_pb2.FACE_KIND_CARTOON] * 6
+
+
+async def test_every_face_of_a_picture_has_its_kind(deployment):
+    portrait = data.astronaut()[:, 60:420]
+    crowd = np.concatenate([np.concatenate([portrait] * 3, axis=1)] * 2, axis=0)
+    async with serving(deployment) as stub:
+        answer = await stub.Analyze(
+            pb.AnalyzeRequest(image=encode_png(crowd), attributes=[face_pb2.FACE_ATTRIBUTE_KIND])
+        )
+    assert len(answer.faces) == 6
+    assert not answer.report.missing
+    assert all(face.kind.kind == face_pb2.FACE_KIND_HUMAN for face in answer.faces)
+
+
 async def test_the_models_are_listed_as_they_are(deployment):
     async with serving(deployment) as stub:
         models = {model.name: model for model in (await stub.ListModels(pb.ListModelsRequest())).models}
@@ -143,4 +201,8 @@ async def test_the_models_are_listed_as_they_are(deployment):
         assert list(models[name].inputs[0].shape)[1:] == [3, size, size]
         assert list(models[name].outputs[0].shape)[1:] == [classes]
     assert list(models["gender"].classes) == ["female", "male"]
+    cartoon = models["vgg16_cartoon"]
+    assert (cartoon.state, list(cartoon.classes)) == (model_pb2.MODEL_STATE_READY, ["human", "cartoon"])
+    assert list(cartoon.inputs[0].shape)[1:] == [128, 128, 3]
+    assert list(cartoon.outputs[0].shape)[1:] == [1]
     assert models["yunet"].state == model_pb2.MODEL_STATE_NOT_INSTALLED

@@ -1,13 +1,15 @@
-"""What the networks for age and gender share."""
+"""What the networks that are asked about a face share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from services.faces.face import DetectedFace
 
 __all__ = ["INPUT", "OUTPUT", "FaceNetwork", "distributions", "normalised"]
 
@@ -23,18 +25,21 @@ E_co = TypeVar("E_co", covariant=True)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaceNetwork(Generic[E_co]):
-    """A network that is asked about one aligned face at a time, many in a batch.
+    """A network that is asked about one face at a time, many in a batch.
 
     Attributes:
         model: its name in the model repository.
-        chip_size: side of the aligned chip that it takes, in pixels.
-        prepare: chips, uint8 (chip_size, chip_size, 3) RGB, to its input tensor; the first dimension is the batch.
+        cut: from the full-size picture, uint8 (height, width, 3) RGB, and a face of it to what the network sees of it,
+            uint8 (side, side, 3); all of one size.
+        views: what it is asked about each face: 1 as it is, 2 as it is and mirrored, and the answers are averaged.
+        prepare: what it sees to its input tensor; the first dimension is the batch.
         read: its output tensor to one estimate a face.
         input, output: names of the tensors.
     """
 
     model: str
-    chip_size: int
+    cut: Callable[[NDArray[np.uint8], DetectedFace], NDArray[np.uint8]]
+    views: Literal[1, 2]
     prepare: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
     read: Callable[[NDArray[np.floating]], list[E_co]]
     input: str = INPUT

@@ -9,11 +9,13 @@ The network is dlib's `dnn_age_predictor_v1` (Cydral Technology, CC0): a ResNet 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.faces.alignment import face_chip
 from services.faces.attributes._network import FaceNetwork, distributions, normalised
 from services.faces.face import AgeEstimate
 
@@ -66,4 +68,4 @@ def _estimate(distribution: NDArray[np.float64]) -> AgeEstimate:
     )
 
 
-NETWORK: Final = FaceNetwork(model="age", chip_size=64, prepare=normalised, read=read)
+NETWORK: Final = FaceNetwork(model="age", cut=partial(face_chip, size=64), views=2, prepare=normalised, read=read)

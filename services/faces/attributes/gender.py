@@ -6,11 +6,13 @@ It was trained on adults: of children it knows little.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from services.faces.alignment import face_chip
 from services.faces.attributes._network import FaceNetwork, distributions, normalised
 from services.faces.face import Gender, GenderEstimate
 
@@ -33,4 +35,4 @@ def read(probabilities: NDArray[np.floating]) -> list[GenderEstimate]:
     return estimates
 
 
-NETWORK: Final = FaceNetwork(model="gender", chip_size=32, prepare=normalised, read=read)
+NETWORK: Final = FaceNetwork(model="gender", cut=partial(face_chip, size=32), views=2, prepare=normalised, read=read)

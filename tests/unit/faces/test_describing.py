@@ -7,11 +7,13 @@ import pytest
 
 from services.common.errors import DeadlineExceeded, ModelUnavailable
 from services.common.limiter import WorkLimiter
-from services.faces.describing import MAX_BATCH, VIEWS, Describer
-from services.faces.face import Attribute, Box, DetectedFace, FaceDetector
+from services.faces.describing import MAX_BATCH, Describer
+from services.faces.face import Attribute, Box, DetectedFace, FaceDetector, FaceKind, KindEstimate
 
 FACE = DetectedFace(box=Box(177, 82, 272, 177), confidence=0.9, detector=FaceDetector.HAAR)
 AGE_AND_GENDER = frozenset({Attribute.AGE, Attribute.GENDER})
+VIEWS = 2
+"""Of each face, for age and gender: as it is, and mirrored."""
 
 
 class Client:
@@ -22,10 +24,12 @@ class Client:
         self.batches: list[tuple[str, int]] = []
 
     async def infer(self, model, inputs, outputs):
-        self.batches.append((model, len(inputs["images"])))
+        (tensor,) = inputs.values()
+        self.batches.append((model, len(tensor)))
         if model in self.failures:
             raise self.failures[model]
-        return {"probabilities": np.full((len(inputs["images"]), {"age": 81, "gender": 2}[model]), 0.1)}
+        width = {"age": 81, "gender": 2, "vgg16_cartoon": 1}[model]
+        return {outputs[0]: np.full((len(tensor), width), 0.1)}
 
 
 @pytest.fixture
@@ -45,10 +49,10 @@ async def test_all_faces_go_in_one_batch_a_network(astronaut, limiter):
 
 async def test_more_faces_than_a_batch_takes_are_split(astronaut, limiter):
     client = Client()
-    faces = [FACE] * (MAX_BATCH + 3)
+    faces = [FACE] * (MAX_BATCH // VIEWS + 3)
     description = await Describer(client, limiter, biometrics=True).describe(astronaut, faces, {Attribute.AGE})
-    assert sorted(client.batches) == [("age", 3 * VIEWS), ("age", MAX_BATCH * VIEWS)]
-    assert len(description.faces) == MAX_BATCH + 3
+    assert sorted(client.batches) == [("age", 3 * VIEWS), ("age", MAX_BATCH)]
+    assert len(description.faces) == len(faces)
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("age"), DeadlineExceeded("too late")])
@@ -71,9 +75,30 @@ async def test_without_triton_the_faces_remain(astronaut, limiter):
 async def test_networks_of_a_later_version_are_missing_by_name(astronaut, limiter):
     description = await Describer(Client(), limiter, biometrics=True).describe(astronaut, [FACE], ())
     assert {model: error.reason for model, error in description.unanswered.items()} == {
-        "vgg16_cartoon": "MODEL_NOT_INSTALLED",
         "facenet_realfake": "MODEL_NOT_INSTALLED",
     }
+
+
+async def test_a_face_is_shown_once_to_tell_its_kind(astronaut, limiter):
+    client = Client()
+    description = await Describer(client, limiter, biometrics=False).describe(astronaut, [FACE] * 5, {Attribute.KIND})
+    assert client.batches == [("vgg16_cartoon", 5)]
+    assert [face.kind for face in description.faces] == [KindEstimate(FaceKind.HUMAN, 0.9)] * 5
+    assert not description.unanswered, "what a face is says nothing about a person"
+
+
+async def test_the_kind_of_a_whole_picture(astronaut, limiter):
+    client = Client()
+    assert await Describer(client, limiter, biometrics=False).kind_of_picture(astronaut) == KindEstimate(
+        FaceKind.HUMAN, 0.9
+    )
+    assert client.batches == [("vgg16_cartoon", 1)]
+
+
+async def test_without_its_network_the_kind_of_a_picture_is_unavailable(astronaut, limiter):
+    client = Client(vgg16_cartoon=ModelUnavailable("vgg16_cartoon", installed=False))
+    with pytest.raises(ModelUnavailable, match="vgg16_cartoon"):
+        await Describer(client, limiter, biometrics=True).kind_of_picture(astronaut)
 
 
 async def test_without_a_face_nothing_is_asked_and_nothing_missing(astronaut, limiter):
@@ -90,4 +115,4 @@ async def test_forbidden_attributes_are_not_asked_and_named_if_wanted(astronaut,
     everything = await describer.describe(astronaut, [FACE], ())
     assert not {"age", "gender"} & set(everything.unanswered)
     assert everything.faces[0].age is None
-    assert client.batches == []
+    assert client.batches == [("vgg16_cartoon", 1)], "what a face is says nothing about a person"

@@ -1,0 +1,1 @@
+"""Cartoon or human: the head of the model `vgg16_cartoon`."""
