@@ -43,9 +43,9 @@ class DeepLearningServicer(pb_grpc.DeepLearningServiceServicer):
         picture = await self._limiter.run(decode_image, request.image, self._limits)
         report = await self._analyzer.report(picture, request.detectors, include_maps=request.include_maps)
         if not request.detectors:
-            # A model that a detector asked for in vain is in the report already.
-            known = {missing.part for missing in report.missing}
-            report.missing.extend(item for item in await self._catalogue.missing() if item.part not in known)
+            # Of a model that a detector asks, the detector has said just now whether it answers.
+            asked = {model for spec, _ in self._analyzer.select(()) for model in spec.models}
+            report.missing.extend(item for item in await self._catalogue.missing() if item.part not in asked)
         return pb.AnalyzeResponse(report=report)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
