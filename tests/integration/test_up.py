@@ -129,6 +129,7 @@ def checkout(tmp_path_factory):
         (package / "__init__.py").touch()
         (package / "__main__.py").write_text(SERVICE)
     (folder / "services" / "__init__.py").touch()
+    (folder / "services" / "orchestrator" / "worker.py").write_text(SERVICE)
     return Checkout(folder, free_base())
 
 
@@ -187,7 +188,7 @@ def all_ready(checkout):
 def test_a_run_from_start_to_end(checkout, up):
     process, output = up()
     text = output.read_text()
-    for name in ("postgres", "triton", "envoy", *SERVICES):
+    for name in ("postgres", "triton", "envoy", *SERVICES, "worker"):
         assert f"  {name}" in text
         assert (checkout.home / "logs" / f"{name}.log").exists()
     assert f"http://localhost:{checkout.port}" in text
