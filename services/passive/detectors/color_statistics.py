@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from services.common.detection import Finding, MetricType, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._statistics import Fact, Statistic, judge
+from services.passive.detectors._statistics import FLAGGED, Fact, Statistic, judge
 
 __all__ = ["STATISTIC", "detect_color_statistics"]
 
@@ -109,6 +109,7 @@ STATISTIC: Final = Statistic(
     question=Question.GENERATED,
     techniques=(Technique.GENERATED,),
     papers=("10.1109/ICIP.2019.8803661",),
+    parameters={"decision_score": FLAGGED},
 )
 def detect_color_statistics(picture: Picture) -> Finding:
     """Measures how saturation, hue and brightness are distributed, and how far that is from photographs."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from services.common.detection import Finding, MetricType, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._statistics import Fact, Statistic, judge
+from services.passive.detectors._statistics import FLAGGED, Fact, Statistic, judge
 
 __all__ = ["STATISTIC", "detect_frequency_statistics"]
 
@@ -109,6 +109,7 @@ STATISTIC: Final = Statistic(
         "10.1109/CVPR42600.2020.00791",
         "10.1109/CVPRW59228.2023.00104",
     ),
+    parameters={"decision_score": FLAGGED},
 )
 def detect_frequency_statistics(picture: Picture) -> Finding:
     """Measures the slope, the highest octave, the axes and the peaks of the power spectrum against photographs'."""

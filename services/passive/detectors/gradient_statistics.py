@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from services.common.detection import Finding, MetricType, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._statistics import Fact, Statistic, judge, kurtosis
+from services.passive.detectors._statistics import FLAGGED, Fact, Statistic, judge, kurtosis
 
 __all__ = ["STATISTIC", "detect_gradient_statistics"]
 
@@ -88,6 +88,7 @@ STATISTIC: Final = Statistic(
     question=Question.GENERATED,
     techniques=(Technique.GENERATED,),
     papers=("10.1109/CVPR.1999.786990",),
+    parameters={"decision_score": FLAGGED},
 )
 def detect_gradient_statistics(picture: Picture) -> Finding:
     """Measures how edges are distributed over strength, direction and scale, and how far that is from photographs."""

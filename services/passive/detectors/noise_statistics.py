@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from services.common.detection import Finding, MetricType, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._statistics import Fact, Statistic, judge, kurtosis
+from services.passive.detectors._statistics import FLAGGED, Fact, Statistic, judge, kurtosis
 
 __all__ = ["STATISTIC", "detect_noise_statistics"]
 
@@ -105,6 +105,7 @@ STATISTIC: Final = Statistic(
     question=Question.GENERATED,
     techniques=(Technique.GENERATED,),
     papers=("10.1006/cviu.1996.0060",),
+    parameters={"decision_score": FLAGGED},
 )
 def detect_noise_statistics(picture: Picture) -> Finding:
     """Measures level, brightness dependence, channels and neighbours of the noise against photographs'."""

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from services.common.detection import Finding, MetricType, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._statistics import Fact, Statistic, judge, kurtosis
+from services.passive.detectors._statistics import FLAGGED, Fact, Statistic, judge, kurtosis
 
 __all__ = ["STATISTIC", "detect_texture_statistics"]
 
@@ -102,6 +102,7 @@ STATISTIC: Final = Statistic(
     question=Question.GENERATED,
     techniques=(Technique.GENERATED,),
     papers=("10.1109/TPAMI.2002.1017623",),
+    parameters={"decision_score": FLAGGED},
 )
 def detect_texture_statistics(picture: Picture) -> Finding:
     """Measures local binary patterns and the distribution of local contrast against photographs'."""

@@ -21,6 +21,7 @@ from evaluation.runner import Degrading, Record, run
 from evaluation.samples import Label, Sample
 from evaluation.subjects import PeerBackend, make_backend
 from services.common.detection import Applicability, Question, Technique
+from services.orchestrator.policy import PRESETS, Preset
 
 PEER = """
 import sys
@@ -365,6 +366,9 @@ def analysis(*, decision, edit_decision, ratios):
     return {"findings": [finding, silent], "decision": decision, "edit_decision": edit_decision, **outcomes}
 
 
+HIGH = PRESETS[Preset.BALANCED].generated_high
+
+
 def test_a_mesh_gives_findings_and_decisions():
     body = analysis(
         decision="DECISION_CONFIRMED_AI_GENERATED",
@@ -377,7 +381,7 @@ def test_a_mesh_gives_findings_and_decisions():
     assert answers["copy_move"].heat_map.shape == (3, 4)
     assert (answers["jpeg"].applicability, answers["jpeg"].score) == (Applicability.NOT_APPLICABLE, None)
     assert answers["decision_edited"].score == pytest.approx(1 / (1 + 10**-0.6))
-    assert answers["decision_generated"].score == subjects.SCORE_HIGH, "evidence decided, whatever the ratio says"
+    assert answers["decision_generated"].score == HIGH, "evidence decided, whatever the ratio says"
 
 
 def test_a_decision_without_alarm_stays_below_the_threshold():
@@ -389,7 +393,7 @@ def test_a_decision_without_alarm_stays_below_the_threshold():
     answers = mesh([httpx.Response(200, json=body)]).measure(b"x", {"decision_edited", "decision_generated"})
     assert set(answers) == {"decision_edited", "decision_generated"}
     assert answers["decision_edited"].score >= subjects.EDITED_SCORE
-    assert subjects.SCORE_HIGH - 1e-6 < answers["decision_generated"].score < subjects.SCORE_HIGH
+    assert HIGH - 1e-6 < answers["decision_generated"].score < HIGH
 
 
 def test_a_meshs_subjects_and_refusals():

@@ -216,7 +216,7 @@ def test_the_settings_are_read():
 def test_a_comfyui_picture_comes_out_suspicious():
     piece = only(examine(png({"prompt": json.dumps(PROMPT)})))
     item = EvidenceItem(direction=piece.direction, strength=piece.strength, finding=piece.finding, source=piece.source)
-    assert decide_generated(GeneratedInput(evidence=[item], prior=0.1)).decision is Decision.SUSPICIOUS_AI_LIKELY
+    assert decide_generated(GeneratedInput(evidence=[item])).decision is Decision.SUSPICIOUS_AI_LIKELY
 
 
 def test_shown_text_is_clean():
