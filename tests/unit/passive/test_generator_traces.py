@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 from services.common.convert import struct as to_struct
 from services.common.detection import Direction, Evidence, Finding, Strength
 from services.common.images import Picture, decode_image
-from services.orchestrator.policy import Decision, EvidenceItem, GeneratedInput, decide_generated
+from services.orchestrator.policy import Decision, EvidenceItem, GeneratedInput, Policy, decide_generated
 from services.passive.detectors.generator_traces import detect_generator_traces, read_stealth
 
 SHARED = Path(__file__).resolve().parents[4] / "shared"
@@ -216,7 +216,7 @@ def test_the_settings_are_read():
 def test_a_comfyui_picture_comes_out_suspicious():
     piece = only(examine(png({"prompt": json.dumps(PROMPT)})))
     item = EvidenceItem(direction=piece.direction, strength=piece.strength, finding=piece.finding, source=piece.source)
-    assert decide_generated(GeneratedInput(evidence=[item])).decision is Decision.SUSPICIOUS_AI_LIKELY
+    assert decide_generated(GeneratedInput(evidence=[item]), Policy()).decision is Decision.SUSPICIOUS_AI_LIKELY
 
 
 def test_shown_text_is_clean():
