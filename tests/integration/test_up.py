@@ -137,6 +137,8 @@ def checkout(tmp_path_factory):
 def up(checkout, tmp_path):
     """Starts `local.up` and waits until it says that all runs; whatever happens, nothing of it stays."""
     started = []
+    # Tests that run under nohup would hand their ignored SIGHUP on.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def start(until="Pentimento runs", **environment):
         output = tmp_path / f"output{len(started)}"
@@ -154,6 +156,7 @@ def up(checkout, tmp_path):
         return process, output
 
     yield start
+    signal.signal(signal.SIGHUP, before)
     for process in started:
         process.kill()
         process.wait()
