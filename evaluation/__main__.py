@@ -2,6 +2,8 @@
 
 python -m evaluation run DATA [--split dev] [--with passive] [--only copy_move] [--degrade jpeg] [--out FOLDER]
 python -m evaluation calibrate DATA [--split calibrate,train] [--plant FOLDER] [--out services/common/calibration.json]
+python -m evaluation alone DATA [--split dev] [--sets camera_jpeg,pristine] [--page docs/quality.md]
+python -m evaluation planted DATA [--split dev] [--kinds splice,noise] [--pictures 60] [--figure FILE] [--page FILE]
 python -m evaluation gate
 """
 
@@ -16,6 +18,7 @@ import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from evaluation.alone import measure_alone, table
 from evaluation.calibration.artefact import load, refuse_same_sources, save
 from evaluation.calibration.fit import fit_calibration
 from evaluation.calibration.misses import with_misses
@@ -23,6 +26,8 @@ from evaluation.calibration.samples import Samples as CalibrationSamples
 from evaluation.degradation import curves, laundering
 from evaluation.gate import run_gate
 from evaluation.metrics.errors import MetricError
+from evaluation.pairs import KINDS
+from evaluation.planted_curves import curves_of, draw_curves, measure_pairs, tables
 from evaluation.planting import PLANTED, plant
 from evaluation.plots import draw
 from evaluation.report import figures_of, is_positive, markdown, robustness_markdown, robustness_of, to_json
@@ -85,9 +90,32 @@ def _parser() -> argparse.ArgumentParser:
     scenes.add_argument("--out", type=Path, default=Path(".pentimento/scenes"), help="folder of the scenes")
     scenes.set_defaults(command=_scenes)
 
+    alone = commands.add_parser("alone", help="what each passive detector alone makes of honest pictures")
+    _picture_options(alone)
+    alone.add_argument("--only", default="", help="only these detectors, with commas")
+    alone.add_argument("--section", default="alone", help="name of the page's section")
+    alone.set_defaults(command=_alone)
+
+    planted = commands.add_parser("planted", help="passive detectors on what is made for them, over the last quality")
+    _picture_options(planted)
+    planted.add_argument("--kinds", default=",".join(KINDS), help="only these, with commas")
+    planted.add_argument("--pictures", type=int, default=60, help="most photographs a kind")
+    planted.add_argument("--figure", type=Path, help="file of the figure, such as docs/images/passive-planted.png")
+    planted.add_argument("--section", default="planted", help="name of the page's section")
+    planted.set_defaults(command=_planted)
+
     gate = commands.add_parser("gate", help="detectors on a set that the repository makes for itself")
     gate.set_defaults(command=_gate)
     return parser
+
+
+def _picture_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("data", type=Path, help="a manifest (CSV) or a folder")
+    parser.add_argument("--split", help="only this split of a manifest")
+    parser.add_argument("--sets", default="", help="only these sets of a manifest, with commas")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes")
+    parser.add_argument("--out", type=Path, default=Path(".pentimento/evaluation"), help="folder of the results")
+    parser.add_argument("--page", type=Path, help="page whose section is to be written anew")
 
 
 def _data_options(parser: argparse.ArgumentParser) -> None:
@@ -293,6 +321,45 @@ def _scenes(options: argparse.Namespace) -> int:
     manifest = compose_scenes(portraits, options.out, count=options.count)
     print(f"{2 * options.count} scenes out of {len(portraits)} portraits: {manifest}")
     return 0
+
+
+def _alone(options: argparse.Namespace) -> int:
+    counts, unread = measure_alone(_load(options).samples, jobs=options.jobs, only=_words(options.only))
+    if unread:
+        print(f"could not be decoded: {len(unread)} pictures: {', '.join(unread[:BAD_FILES_SHOWN])}")
+    text = table(counts)
+    names = {count.spec.name: {"alarms": count.alarms, "strong": count.strong} for count in counts}
+    _keep(options, "alone", text, names)
+    return 0
+
+
+def _planted(options: argparse.Namespace) -> int:
+    kinds = _words(options.kinds)
+    if unknown := sorted(set(kinds) - set(KINDS)):
+        raise ValueError(f"unknown kind {unknown[0]}; there are {', '.join(KINDS)}")
+    answers = measure_pairs(_load(options).samples, kinds, pictures=options.pictures, jobs=options.jobs)
+    if not answers:
+        raise DataError("no pairs could be made of these pictures")
+    curves = curves_of(answers)
+    if options.figure:
+        draw_curves(curves, options.figure)
+    facts = [
+        {"kind": curve.kind.name, "subject": curve.subject.name, "step": step, **to_json([point])[0]}
+        for curve in curves
+        for step, point in curve.points.items()
+    ]
+    _keep(options, "planted", tables(curves), facts)
+    return 0
+
+
+def _keep(options: argparse.Namespace, name: str, text: str, facts: object) -> None:
+    """Writes tables and facts to the folder of the results, and the tables into the page."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / f"{name}.md").write_text(text, encoding="utf-8")
+    (options.out / f"{name}.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    if options.page:
+        _write_section(options.page, options.section, text)
+    print(text)
 
 
 def _gate(_: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,10 +23,11 @@ import skimage.data
 from numpy.typing import NDArray
 from PIL import Image
 
-__all__ = ["PHOTOGRAPHS", "SCENES", "Pristine", "photographs", "pristine_pictures", "procedural"]
+__all__ = ["PHOTOGRAPHS", "SCENES", "Paint", "Pristine", "photographs", "pristine_pictures", "procedural", "rendered"]
 
 RGB = NDArray[np.uint8]
 Floats = NDArray[np.float32]
+Paint = Callable[[int, int, np.random.Generator], Floats]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,9 +104,21 @@ def photographs(*, size: int = 384) -> Iterator[Pristine]:
 
 def procedural(*, size: int = 384, variants: int = 2) -> Iterator[Pristine]:
     """`variants` pictures of every scene of `SCENES`, `size` x 3/4 `size` pixels, each through the same camera."""
+    yield from rendered(SCENES, size=size, variants=range(variants))
+
+
+def rendered(scenes: Mapping[str, Paint], *, size: int, variants: Iterable[int]) -> Iterator[Pristine]:
+    """A picture of every scene for every number of a variant, `size` x 3/4 `size` pixels, each through the same camera.
+
+    Args:
+        scenes: by name, what paints a scene: height, width and a generator to float32 (height, width, 3) of about 0-1.
+        size: the longer side, in pixels.
+        variants: numbers; the same name and number give the same picture.
+    """
     height, width = round(size * 0.75), size
-    for scene, paint in SCENES.items():
-        for variant in range(variants):
+    chosen = list(variants)
+    for scene, paint in scenes.items():
+        for variant in chosen:
             rng = np.random.default_rng([zlib.crc32(scene.encode()), variant])
             rgb = _camera(paint(height, width, rng), rng)
             yield Pristine(name=f"{scene}_{variant}", source=f"{scene}_{variant}", photograph=False, rgb=rgb)
@@ -334,7 +347,7 @@ def _fabric(height: int, width: int, rng: np.random.Generator) -> Floats:
     return _tinted(tone, (0.12, 0.1, 0.25), (0.75, 0.7, 0.85))
 
 
-SCENES: Final[dict[str, Callable[[int, int, np.random.Generator], Floats]]] = {
+SCENES: Final[dict[str, Paint]] = {
     "rock": _rock,
     "clouds": _clouds,
     "evening_sky": _evening_sky,

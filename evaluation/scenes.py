@@ -3,15 +3,16 @@
 Truth is the face of an aligned portrait (the framing of FFHQ: both eyes on one line at 47 % of the height, Karras et
 al. 2019, 10.1109/CVPR.2019.00453): from the forehead to the chin and from ear to ear, `FACE`. A rotated face's box is
 the box around the rotated ellipse in `FACE`. Portraits are pasted as soft ellipses, so that no frame gives them away.
+Some faces may be covered in part (by a piece of the scene), and some scenes may hold a crowd of small ones.
 """
 
 from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import cv2
 import numpy as np
@@ -37,8 +38,23 @@ SIZES: Final = (20, 400)
 
 TILT_DEGREES: Final = 40.0
 
+CROWD: Final = 30
+CROWD_SIZES: Final = (20, 70)
+"""Most faces of a crowd, and their height in pixels."""
+COVERED: Final = (0.15, 0.35)
+"""Share of a covered face's box that is hidden, from below or from one side."""
 
-def compose_scenes(portraits: Sequence[Sample], folder: Path, *, count: int, seed: int = 0) -> Path:
+
+def compose_scenes(
+    portraits: Sequence[Sample],
+    folder: Path,
+    *,
+    count: int,
+    seed: int = 0,
+    without_people: Sequence[Sample] = (),
+    covered_share: float = 0.0,
+    crowd_share: float = 0.0,
+) -> Path:
     """Writes `count` scenes with faces and as many without, and a manifest with boxes; returns the manifest.
 
     Args:
@@ -46,6 +62,10 @@ def compose_scenes(portraits: Sequence[Sample], folder: Path, *, count: int, see
         folder: where the files go.
         count: scenes of each kind.
         seed: of everything that is drawn.
+        without_people: photographs in which there is nobody: the scenes, and those without faces; procedural pictures
+            where there are too few of them.
+        covered_share: share of the faces that are covered in part.
+        crowd_share: share of the scenes with faces that hold a crowd.
 
     Raises:
         ValueError: there are no portraits.
@@ -54,7 +74,8 @@ def compose_scenes(portraits: Sequence[Sample], folder: Path, *, count: int, see
         raise ValueError("no portraits to compose scenes of")
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    backgrounds = [picture.rgb for picture in procedural(size=SCENE_SIDE, variants=3)]
+    grounds = [*_photographs(without_people), *_procedural()]
+    backgrounds = [rgb for _, rgb in grounds]
     encoding = Encoding(format="jpeg", quality=90)
     manifest = folder / "manifest.csv"
     with manifest.open("w", encoding="utf-8", newline="") as file:
@@ -62,33 +83,70 @@ def compose_scenes(portraits: Sequence[Sample], folder: Path, *, count: int, see
         writer.writerow(["path", "label", "source", "set", "boxes"])
         for index in range(count):
             scene = backgrounds[int(rng.integers(len(backgrounds)))].copy()
-            chosen = rng.choice(len(portraits), size=int(rng.integers(1, MAX_FACES + 1)))
+            crowded = crowd_share > 0 and rng.random() < crowd_share
+            most, sizes = (CROWD, CROWD_SIZES) if crowded else (MAX_FACES, SIZES)
+            chosen = rng.choice(len(portraits), size=int(rng.integers(1, most + 1)))
             boxes: list[Box] = []
             for number in chosen:
                 rgb = decode_image(portraits[int(number)].path.read_bytes()).rgb
-                box = _paste(scene, rgb, boxes, rng)
+                under = scene.copy() if covered_share > 0 else None
+                box = _paste(scene, rgb, boxes, rng, sizes)
                 if box is not None:
                     boxes.append(box)
+                    if under is not None and rng.random() < covered_share:
+                        _cover(scene, under, box, rng)
             name = f"faces_{index:04d}.jpg"
             (folder / name).write_bytes(encoding.encode(scene))
             source = portraits[int(chosen[0])].source
             writer.writerow([name, "honest", source, "scenes_with_faces", json.dumps(boxes)])
         for index in range(count):
-            scene = backgrounds[index % len(backgrounds)]
-            angle = int(rng.integers(4))
+            source, scene = grounds[index % len(grounds)]
+            angle = 0 if index < len(without_people) else int(rng.integers(4))
             name = f"empty_{index:04d}.jpg"
             turned = np.ascontiguousarray(np.rot90(scene, angle)[:, :: -1 if rng.random() < 0.5 else 1])
             (folder / name).write_bytes(encoding.encode(turned))
-            writer.writerow([name, "honest", f"procedural-{index % len(backgrounds)}", "scenes_without_faces", "[]"])
+            writer.writerow([name, "honest", source, "scenes_without_faces", "[]"])
     return manifest
 
 
-def _paste(scene: RGB, portrait: RGB, taken: Sequence[Box], rng: np.random.Generator) -> Box | None:
+def _photographs(samples: Sequence[Sample]) -> Iterator[tuple[str, RGB]]:
+    """Source and pixels, the longer side at most `SCENE_SIDE`."""
+    for sample in samples:
+        rgb = decode_image(sample.path.read_bytes()).rgb
+        reduce = min(1.0, SCENE_SIDE / max(rgb.shape[:2]))
+        if reduce < 1:
+            rgb = cast("RGB", cv2.resize(rgb, None, fx=reduce, fy=reduce, interpolation=cv2.INTER_AREA))
+        yield sample.source, rgb
+
+
+def _procedural() -> Iterator[tuple[str, RGB]]:
+    for index, picture in enumerate(procedural(size=SCENE_SIDE, variants=3)):
+        yield f"procedural-{index}", picture.rgb
+
+
+def _cover(scene: RGB, under: RGB, box: Box, rng: np.random.Generator) -> None:
+    """Hides a part of a face behind what was there before, moved a little so that it is no gap in the face."""
+    left, top, right, bottom = (round(value) for value in box)
+    share = float(rng.uniform(*COVERED))
+    side = int(rng.integers(3))
+    if side == 0:
+        top = round(bottom - share * (bottom - top))
+    elif side == 1:
+        right = round(left + share * (right - left))
+    else:
+        left = round(right - share * (right - left))
+    piece = np.roll(under, (rng.integers(-40, 40), rng.integers(-40, 40)), axis=(0, 1))
+    scene[top:bottom, left:right] = piece[top:bottom, left:right]
+
+
+def _paste(
+    scene: RGB, portrait: RGB, taken: Sequence[Box], rng: np.random.Generator, sizes: tuple[int, int]
+) -> Box | None:
     """Pastes one portrait at a free place; its face's box, or None where there is no room."""
     height, width = scene.shape[:2]
     side = portrait.shape[0]
     for _ in range(20):
-        face = float(np.exp(rng.uniform(*np.log(SIZES))))
+        face = float(np.exp(rng.uniform(*np.log(sizes))))
         scale = face / ((FACE[3] - FACE[1]) * side)
         angle = float(rng.uniform(-TILT_DEGREES, TILT_DEGREES))
         matrix = cv2.getRotationMatrix2D((side / 2, side / 2), angle, scale)

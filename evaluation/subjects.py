@@ -418,8 +418,15 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
+def _ablation(rest: str) -> Backend:
+    from evaluation.ablation import AblationBackend  # noqa: PLC0415 - it needs this module
+
+    return AblationBackend(rest)
+
+
 BACKENDS: Final[dict[str, Callable[[str], Backend]]] = {
     "passive": PassiveBackend,
+    "ablation": _ablation,
     "faces": FindersBackend,
     "mesh": MeshBackend,
     "peer": PeerBackend,

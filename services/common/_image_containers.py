@@ -222,6 +222,8 @@ def _bare_jpeg(content: bytes) -> bytes:
 
 _PNG_MODES = {0: "L", 2: "RGB", 3: "P", 4: "LA", 6: "RGBA"}
 _PNG_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_TRANSPARENCY_BYTES = {0: 2, 2: 6}
+"""Bytes that name the transparent grey or colour."""
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 
 
@@ -250,7 +252,7 @@ def _read_png(content: bytes) -> Header:
         elif kind == b"acTL" and not seen_data and end - start >= 4:
             frames = max(1, struct.unpack_from(">I", content, start)[0])
         elif kind == b"tRNS" and not seen_data:
-            transparent = True
+            transparent = end - start >= _TRANSPARENCY_BYTES.get(colour, 0)
         elif kind == b"iCCP" and not seen_data:
             profile = _inflate_profile(content[start:end])
         elif kind == b"eXIf" and not exif:
@@ -299,6 +301,11 @@ def _bare_png(content: bytes) -> bytes:
             break
         if kind not in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
             continue
+        if kind == b"IHDR" and len(parts) > 1:
+            # The limits were held against the first; a decoder believes the last, and gives memory for it.
+            raise DamagedImage("The PNG file has two headers.")
+        if kind == b"tRNS" and end - start < _TRANSPARENCY_BYTES.get(_png_ihdr(content)[3], 0):
+            continue  # Too short to name a colour: it says nothing, and a decoder would stumble over it.
         if end + 4 > len(content):
             raise DamagedImage("The PNG file ends within its image data.")
         (checksum,) = struct.unpack_from(">I", content, end)

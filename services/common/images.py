@@ -29,9 +29,9 @@ import math
 import struct
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, TypeVar, cast, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +56,8 @@ __all__ = [
     "heat_map_png",
     "inspect_image",
 ]
+
+T = TypeVar("T")
 
 WORKING_PIXELS: Final = 2_000_000
 """Most pixels of `Picture.working`."""
@@ -144,6 +146,17 @@ class ImageInfo:
         return f"image/{self.format.lower()}"
 
 
+class _Derived:
+    """A value that is made once, and the lock of who makes it."""
+
+    __slots__ = ("lock", "made", "value")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.made = False
+        self.value: Any = None
+
+
 @final
 class Picture:
     """A picture as every detector gets it: the file, what its header says, and the pixels.
@@ -156,7 +169,7 @@ class Picture:
         rgb: uint8 (height, width, 3), sRGB, upright, read-only and contiguous.
     """
 
-    __slots__ = ("_lock", "_working", "file", "info", "rgb")
+    __slots__ = ("_derived", "_lock", "_working", "file", "info", "rgb")
 
     def __init__(self, *, file: bytes, info: ImageInfo, rgb: NDArray[np.uint8]) -> None:
         if rgb.dtype != np.uint8 or rgb.shape != (info.height, info.width, 3):
@@ -169,6 +182,19 @@ class Picture:
         self.rgb = rgb
         self._lock = threading.Lock()
         self._working: NDArray[np.uint8] | None = None
+        self._derived: dict[Callable[[Picture], Any], _Derived] = {}
+
+    def derived(self, make: Callable[[Picture], T]) -> T:
+        """What a pure function makes of this picture: made at the first call, kept, and the same for all who ask.
+
+        For what several detectors need. Others wait for the first caller; if it fails, the next one tries again.
+        """
+        with self._lock:
+            derived = self._derived.setdefault(make, _Derived())
+        with derived.lock:
+            if not derived.made:
+                derived.value, derived.made = make(self), True
+            return cast("T", derived.value)
 
     @classmethod
     def from_array(cls, rgb: NDArray[np.uint8]) -> Picture:

@@ -1,25 +1,31 @@
-"""What the JPEG detectors share: the luma plane as the file stores it, block DCTs, orientation, and stated tables."""
+"""What the JPEG detectors share: the luma plane as the file stores it, block DCTs, orientation, and stated tables.
+
+The plane is decoded and transformed once for all of them (`stored_luma`), in strips, so that a large picture is never
+held as floating-point numbers. As for every decoder here, metadata are taken away first: a broken EXIF block must not
+keep a detector from looking.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
+from services.common import _image_containers as containers
 from services.common.images import Picture
 
 __all__ = [
     "DCT",
+    "LOW",
     "StoredLuma",
     "as_stored",
-    "block_dct",
-    "blocks_of",
     "log10_likelihood_ratio",
+    "low_coefficients",
     "stored_luma",
     "upright",
 ]
@@ -35,27 +41,40 @@ DCT: Final[Floats] = (
 """float32 (8, 8): row u is the u-th basis function of the one-dimensional orthonormal DCT."""
 
 
+LOW: Final = 5
+"""The coefficients with a vertical and a horizontal frequency below this are kept: all that any detector looks at."""
+_STRIP: Final = 32
+"""Rows of blocks that are transformed at a time: what fits into a processor's cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLuma:
     """The luma plane of a JPEG file.
 
     Attributes:
-        plane: float32 (h, w), 0-255, in the orientation of the file, with the file's 8 x 8 grid at its origin.
-        clipped: bool (h, w), pixels of which some colour is 0 or 255: their coefficients cannot be told exactly.
+        plane: uint8 (h, w), in the orientation of the file, with the file's 8 x 8 grid at its origin.
+        usable: bool (h // 8, w // 8), blocks without a pixel of which some colour is 0 or 255: the coefficients of the
+            others cannot be told exactly.
+        low: float32 (h // 8, w // 8, LOW, LOW), the blocks' lowest coefficients; see `low_coefficients`.
         table: int64 (8, 8), its quantisation table, row = vertical frequency.
     """
 
-    plane: Floats
-    clipped: NDArray[np.bool_]
+    plane: NDArray[np.uint8]
+    usable: NDArray[np.bool_]
+    low: Floats
     table: Ints
 
 
 def stored_luma(picture: Picture) -> StoredLuma | None:
     """The luma plane of a JPEG picture, undisturbed by colour conversion; None if it is no grey or YCbCr JPEG."""
+    return picture.derived(_read_luma)
+
+
+def _read_luma(picture: Picture) -> StoredLuma | None:
     if picture.info.format != "JPEG" or picture.info.mode not in {"L", "RGB"}:
         return None
     try:
-        image = JpegImageFile(io.BytesIO(picture.file))
+        image = JpegImageFile(io.BytesIO(containers.bare(picture.file, "JPEG")))
         tables = image.quantization
         component = image.layer[0]
         if image.info.get("adobe_transform") == 0 and picture.info.mode == "RGB":
@@ -63,35 +82,50 @@ def stored_luma(picture: Picture) -> StoredLuma | None:
         table = np.array(tables[component[3]], np.int64).reshape(8, 8)
         image.draft("L", image.size)
         image.load()
-        plane = np.asarray(image if image.mode == "L" else image.convert("L"), np.float32)
+        plane = np.asarray(image if image.mode == "L" else image.convert("L"), np.uint8)
     except (OSError, KeyError, IndexError, ValueError, SyntaxError):
-        return None  # the picture was decoded without its metadata; with it, Pillow may stumble
+        return None
     rgb = as_stored(picture.rgb, picture.info.exif_orientation)
     if rgb.shape[:2] != plane.shape:
         return None
-    clipped = (rgb.min(axis=2) == 0) | (rgb.max(axis=2) == 255)
-    return StoredLuma(plane=plane, clipped=clipped, table=np.maximum(table, 1))
+    return StoredLuma(
+        plane=plane, usable=_unclipped_blocks(rgb), low=low_coefficients(plane), table=np.maximum(table, 1)
+    )
 
 
-def blocks_of(plane: Floats, *, row: int = 0, column: int = 0) -> Floats:
-    """float32 (rows, columns, 8, 8): the whole 8 x 8 blocks of a plane, the first with its corner at (row, column)."""
-    rows, columns = (plane.shape[0] - row) // 8, (plane.shape[1] - column) // 8
-    part = plane[row : row + 8 * rows, column : column + 8 * columns]
-    return np.ascontiguousarray(part.reshape(rows, 8, columns, 8).swapaxes(1, 2))
+def _unclipped_blocks(rgb: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The whole 8 x 8 blocks in which no colour of any pixel is 0 or 255, bool (h // 8, w // 8)."""
+    rows, columns = rgb.shape[0] // 8, rgb.shape[1] // 8
+    if not rows or not columns:
+        return np.zeros((rows, columns), np.bool_)
+    part = np.ascontiguousarray(rgb[: 8 * rows, : 8 * columns])
+    inside = np.asarray(cv2.inRange(part, (1, 1, 1), (254, 254, 254)))
+    by_row = inside.reshape(rows, 8, 8 * columns).min(axis=1)
+    return np.asarray(by_row.reshape(rows, columns, 8).min(axis=2) == 255)
 
 
-def block_dct(blocks: Floats, frequencies: Sequence[tuple[int, int]]) -> Floats:
-    """Coefficients of the orthonormal DCT of 8 x 8 blocks, as JPEG defines it.
+def low_coefficients(plane: NDArray[np.uint8], *, row: int = 0, column: int = 0) -> Floats:
+    """Lowest coefficients of the orthonormal DCT of 8 x 8 blocks, as JPEG defines it.
 
     Args:
-        blocks: float32 (rows, columns, 8, 8).
-        frequencies: the n wanted ones, (vertical, horizontal).
+        plane: uint8 (h, w).
+        row: of the first block's corner.
+        column: likewise.
 
     Returns:
-        float32 (rows, columns, n).
+        float32 (rows, columns, LOW, LOW): of each whole block, by vertical and horizontal frequency.
     """
-    basis = np.stack([np.outer(DCT[row], DCT[column]).ravel() for row, column in frequencies], axis=1)
-    return cast("Floats", (blocks.reshape(-1, 64) @ basis).reshape(*blocks.shape[:2], len(frequencies)))
+    rows, columns = max(0, plane.shape[0] - row) // 8, max(0, plane.shape[1] - column) // 8
+    part = plane[row : row + 8 * rows, column : column + 8 * columns]
+    basis = DCT[:LOW]
+    low = np.empty((rows, columns, LOW, LOW), np.float32)
+    for first in range(0, rows, _STRIP):
+        strip = part[8 * first : 8 * (first + _STRIP)].astype(np.float32) - np.float32(128.0)
+        count = strip.shape[0] // 8
+        down = basis @ strip.reshape(count, 8, 8 * columns)
+        both = down.reshape(count, LOW, columns, 8) @ basis.T
+        low[first : first + count] = both.transpose(0, 2, 1, 3)
+    return low
 
 
 def upright(stored: NDArray[np.float32], orientation: int) -> NDArray[np.float32]:

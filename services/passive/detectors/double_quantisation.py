@@ -40,9 +40,8 @@ from services.common.images import Picture
 from services.passive.detectors import registry
 from services.passive.detectors._jpeg import (
     StoredLuma,
-    block_dct,
-    blocks_of,
     log10_likelihood_ratio,
+    low_coefficients,
     stored_luma,
     upright,
 )
@@ -159,19 +158,16 @@ def find_double_quantisation(stored: StoredLuma) -> DoubleQuantisation:
     Args:
         stored: the luma of a JPEG of at least `MIN_BLOCKS` blocks a side.
     """
-    blocks = blocks_of(stored.plane)
-    rows, columns = blocks.shape[:2]
-    usable = blocks_of(stored.clipped.astype(np.float32)).max(axis=(2, 3)) == 0.0
-    coefficients = block_dct(blocks - 128.0, FREQUENCIES)
-    shifted = block_dct(blocks_of(stored.plane, row=4, column=4) - 128.0, FREQUENCIES)
-    ratios = np.zeros((rows, columns), np.float32)
+    usable = stored.usable
+    shifted = low_coefficients(stored.plane, row=4, column=4)
+    ratios = np.zeros(usable.shape, np.float32)
     steps = []
     measured = 0
-    for index, (row, column) in enumerate(FREQUENCIES):
+    for row, column in FREQUENCIES:
         step = int(stored.table[row, column])
         if step < MIN_STEP:
             continue
-        fitted = _fit(coefficients[..., index], shifted[..., index], usable, step)
+        fitted = _fit(stored.low[..., row, column], shifted[..., row, column], usable, step)
         if fitted is None:
             continue
         measured += 1
@@ -192,7 +188,7 @@ def find_double_quantisation(stored: StoredLuma) -> DoubleQuantisation:
 
 @registry.detector(
     name="double_quantisation",
-    version="1",
+    version="2",
     title="Double JPEG quantisation",
     question=Question.EDITED,
     techniques=(Technique.SPLICING,),

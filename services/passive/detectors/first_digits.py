@@ -3,7 +3,7 @@
 The leading digits of a photograph's DCT coefficients follow a generalised law of Benford, p(d) = N log10(1 + 1 / (s +
 d^q)). One JPEG compression keeps them to it; a second one with other steps leaves gaps that break it. For the first
 frequencies the digits of the quantised coefficients are counted, the law is fitted, and the deviation is measured as
-chi-square divergence per coefficient.
+chi-square divergence of all of them together, which makes the score, and of each frequency.
 
 A second compression is no forgery: every messenger adds one. So this is a fact for the person who weighs the rest, and
 moves no verdict.
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._jpeg import StoredLuma, block_dct, blocks_of, stored_luma
+from services.passive.detectors._jpeg import StoredLuma, stored_luma
 
 __all__ = ["Digits", "count_digits", "detect_first_digits", "law"]
 
@@ -34,6 +34,8 @@ FREQUENCIES: Final = ((0, 1), (1, 0), (2, 0), (1, 1), (0, 2), (0, 3), (1, 2), (2
 """The first nine in zigzag order, (vertical, horizontal)."""
 MIN_COUNT: Final = 2_000
 """Fewest coefficients that are not zero, over all frequencies."""
+MIN_COUNT_ALONE: Final = 500
+"""Fewest of one frequency, for its own divergence to say anything."""
 SCALES: Final = np.linspace(-0.9, 2.0, 59)
 EXPONENTS: Final = np.linspace(0.8, 2.6, 37)
 """Where the law's two parameters are looked for; a single compression at quality 50-100 has s from -0.7 to 0.1 and q
@@ -51,11 +53,13 @@ class Digits:
         shares: float64 (9,), of the digits 1 to 9.
         count: how many coefficients were counted.
         divergence: chi-square divergence from the best-fitting law, 0 and more.
+        by_frequency: that of each of `FREQUENCIES` alone; None for one with fewer than `MIN_COUNT_ALONE` coefficients.
     """
 
     shares: Floats
     count: int
     divergence: float
+    by_frequency: tuple[float | None, ...] = ()
 
 
 def law(scale: float, exponent: float) -> Floats:
@@ -66,27 +70,43 @@ def law(scale: float, exponent: float) -> Floats:
     return normalised
 
 
+_LEADING: Final = np.array([int(str(level)[0]) for level in range(2048)])
+"""The first digit of each quantised coefficient that can be: at most 1024 grey levels, in steps of 1."""
+
 _LAWS: Final = np.stack([law(scale, exponent) for scale in SCALES for exponent in EXPONENTS])
 
 
 def count_digits(luma: StoredLuma) -> Digits:
     """Counts the first digits of the quantised coefficients in all blocks without clipped pixels."""
-    usable = ~blocks_of(luma.clipped.astype(np.float32)).any(axis=(2, 3))
-    coefficients = block_dct(blocks_of(luma.plane - np.float32(128.0)), FREQUENCIES)[usable]
-    steps = np.array([luma.table[row, column] for row, column in FREQUENCIES], np.float32)
-    levels = np.abs(np.rint(coefficients / steps)).astype(np.int64).ravel()
-    levels = levels[levels > 0]
-    if not len(levels):
+    digits = np.zeros((len(FREQUENCIES), 9), np.int64)
+    for index, (row, column) in enumerate(FREQUENCIES):
+        coefficients = luma.low[..., row, column][luma.usable]
+        levels = np.abs(np.rint(coefficients / np.float32(luma.table[row, column]))).astype(np.int64)
+        digits[index] = np.bincount(_LEADING[levels], minlength=10)[1:]
+    counts = digits.sum(axis=1)
+    total = int(counts.sum())
+    if not total:
         return Digits(shares=np.zeros(9), count=0, divergence=0.0)
-    leading = levels // 10 ** np.floor(np.log10(levels) + 1e-9).astype(np.int64)
-    shares = np.bincount(leading, minlength=10)[1:10] / len(levels)
-    divergences = ((shares - _LAWS) ** 2 / _LAWS).sum(axis=1)
-    return Digits(shares=shares, count=len(levels), divergence=float(divergences.min()))
+    shares = digits.sum(axis=0) / total
+    return Digits(
+        shares=shares,
+        count=total,
+        divergence=_divergence(shares),
+        by_frequency=tuple(
+            _divergence(mine / count) if count >= MIN_COUNT_ALONE else None
+            for mine, count in zip(digits, counts, strict=True)
+        ),
+    )
+
+
+def _divergence(shares: Floats) -> float:
+    """From the law that fits best."""
+    return float(((shares - _LAWS) ** 2 / _LAWS).sum(axis=1).min())
 
 
 @registry.detector(
     name="first_digits",
-    version="1",
+    version="2",
     title="First digits (Benford)",
     question=Question.EDITED,
     techniques=(Technique.OTHER,),
@@ -115,5 +135,9 @@ def detect_first_digits(picture: Picture) -> Finding:
             "shares": [round(float(share), 4) for share in digits.shares],
             "count": digits.count,
             "divergence": round(digits.divergence, 5),
+            "by_frequency": [
+                {"frequency": list(frequency), "divergence": None if alone is None else round(alone, 5)}
+                for frequency, alone in zip(FREQUENCIES, digits.by_frequency, strict=True)
+            ],
         },
     )

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._jpeg import block_dct, blocks_of, stored_luma, upright
+from services.passive.detectors._jpeg import stored_luma, upright
 from services.passive.detectors.quantisation_tables import LUMA, read_signature, standard_table
 
 __all__ = ["Ghost", "detect_jpeg_ghosts", "find_ghost"]
@@ -62,12 +62,14 @@ class Ghost:
     darkness: Floats
 
 
-def find_ghost(plane: Floats, *, below: int) -> Ghost | None:
-    """The clearest ghost at a quality of less than `below` in a luma plane whose grid starts at its origin.
+def find_ghost(low: Floats, *, below: int) -> Ghost | None:
+    """The clearest ghost at a quality of less than `below`; None where there is too little content.
 
-    Returns None where there is too little content.
+    Args:
+        low: float32 (rows, columns, 5, 5), the blocks' lowest coefficients by vertical and horizontal frequency.
+        below: see above.
     """
-    coefficients = block_dct(blocks_of(plane - 128.0), FREQUENCIES)
+    coefficients = np.stack([low[..., row, column] for row, column in FREQUENCIES], axis=2)
     changes = []
     qualities = [quality for quality in QUALITIES if quality < below]
     for quality in qualities:
@@ -114,7 +116,7 @@ def detect_jpeg_ghosts(picture: Picture) -> Finding:
         return Finding.not_applicable(f"The shorter side has fewer than {8 * MIN_BLOCKS} pixels.")
     if rows * columns > MAX_BLOCKS:
         return Finding.not_applicable("The picture is too large for this view; double quantisation looks at it.")
-    ghost = find_ghost(luma.plane, below=signature.quality - BELOW + 1)
+    ghost = find_ghost(luma.low, below=signature.quality - BELOW + 1)
     if ghost is None:
         return Finding.not_applicable("Too little detail, or saved too strongly, for earlier compressions to show.")
     return Finding(

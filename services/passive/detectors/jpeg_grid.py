@@ -30,6 +30,7 @@ from typing import Final, cast
 
 import cv2
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from services.common.detection import Applicability, Finding, Point, Question, Region, RegionRole, Technique
@@ -82,7 +83,8 @@ it applies to, none was accused (nor any of 240 pristine twins), so the rate may
 splices in them, saved as PNG or JPEG 95, 82 were found. The ratio of the two is 10^1.2; 1.0 is used, for real splices
 are harder. Nothing found says nothing: most splices were missed."""
 
-_STRIP: Final = 32 * CELL
+_STRIP: Final = 8 * CELL
+"""Rows that are counted at a time: what fits into a processor's cache."""
 _NO_VOTE: Final = 64
 
 
@@ -270,13 +272,16 @@ def _votes(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
     height, width = grey.shape
     inside = np.s_[: height - 7, : width - 7]
     plane = grey.astype(np.float32)
-    zeros = np.zeros(grey.shape, np.uint8)
-    for row in range(8):
-        for column in range(8):
-            if (row + column) % 2:  # half of the coefficients tell as much, in half the time
-                coefficient = cv2.sepFilter2D(plane, cv2.CV_32F, DCT[column], DCT[row], anchor=(0, 0))
-                zeros += np.asarray(cv2.inRange(coefficient, -ZERO_WIDTH, ZERO_WIDTH), np.uint8) & 1
-    count = np.where(_varied(grey), zeros[inside], 0).astype(np.uint16)
+    zeros = np.zeros((height - 7, width - 7), np.uint8)
+    for column in range(8):
+        across = np.asarray(cv2.filter2D(plane, cv2.CV_32F, DCT[column][None], anchor=(0, 0)), np.float32)
+        below = sliding_window_view(across[:, : width - 7], 8, axis=0).swapaxes(1, 2)
+        # Half of the coefficients tell as much, in half the time: those whose two frequencies are not both odd or even.
+        coefficients = DCT[(column + 1) % 2 :: 2] @ below
+        within = cv2.inRange(coefficients.reshape(-1, width - 7), -ZERO_WIDTH, ZERO_WIDTH)
+        for zero in np.asarray(within, np.uint8).reshape(coefficients.shape).swapaxes(0, 1):
+            zeros -= zero  # 255 is -1
+    count = np.where(_varied(grey), zeros, 0).astype(np.uint16)
     phase_rows, phase_columns = np.arange(height - 7) % 8, np.arange(width - 7) % 8
     phase = (8 * phase_rows[:, None] + phase_columns).astype(np.uint16)
     # The maximum over the 64 blocks of a pixel, with the highest and with the lowest origin that reaches it.

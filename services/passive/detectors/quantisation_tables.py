@@ -28,7 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.JpegImagePlugin import JpegImageFile
 
+from services.common import _image_containers as containers
 from services.common.detection import Applicability, Finding, Question, Technique
+from services.common.errors import PentimentoError
 from services.common.images import Picture
 from services.passive._metadata import clean, read_metadata
 from services.passive.detectors import registry
@@ -95,15 +97,15 @@ def standard_table(base: Table, quality: int) -> Table:
 
 
 def read_signature(content: bytes) -> Signature | None:
-    """Reads a JPEG's tables; None if they cannot be read."""
+    """Reads a JPEG's tables; None if they cannot be read. Metadata play no part, broken or not."""
     try:
-        image = JpegImageFile(io.BytesIO(content))
+        image = JpegImageFile(io.BytesIO(containers.bare(content, "JPEG")))
         stored = image.quantization
         components = [(layer[1], layer[2], layer[3]) for layer in image.layer]
         tables = [np.array(stored[index], np.int64).reshape(8, 8) for index in sorted(stored)]
         luma = np.array(stored[components[0][2]], np.int64).reshape(8, 8)
         chroma = np.array(stored[components[1][2]], np.int64).reshape(8, 8) if len(components) >= 3 else None
-    except (OSError, KeyError, IndexError, ValueError, SyntaxError):
+    except (PentimentoError, OSError, KeyError, IndexError, ValueError, SyntaxError):
         return None
     distances = [_distance(luma, chroma, quality) for quality in range(1, 101)]
     nearest = int(np.argmin(distances))

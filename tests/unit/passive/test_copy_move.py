@@ -15,6 +15,7 @@ from skimage import data
 from services.common.detection import Applicability, Finding, Question, RegionRole, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
+from services.passive.detectors._copy_move.field import DENSE_PIXELS
 from services.passive.detectors.copy_move import (
     DECISION_SCORE,
     MAX_DRAWN_MATCHES,
@@ -41,12 +42,16 @@ PLACES: dict[str, tuple[tuple[int, int, int], tuple[int, int]]] = {
 }
 
 
-def plant(rgb: RGB, place: str, *, degrees: float = 0.0, scale: float = 1.0) -> tuple[RGB, Mask, Mask]:
+def plant(
+    rgb: RGB, place: str, *, degrees: float = 0.0, scale: float = 1.0, mirrored: bool = False
+) -> tuple[RGB, Mask, Mask]:
     """The picture with a disc of it pasted elsewhere, and the masks of source and copy."""
     (x, y, radius), (to_x, to_y) = PLACES[place]
     height, width = rgb.shape[:2]
     transform = cv2.getRotationMatrix2D((x, y), -degrees, scale)  # OpenCV's angle is anticlockwise
     transform[:, 2] += [to_x - x, to_y - y]
+    if mirrored:
+        transform = transform @ np.array([[-1.0, 0.0, 2.0 * x], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
     source = np.zeros((height, width), np.float32)
     cv2.circle(source, (x, y), radius, 1.0, cv2.FILLED)
     weight = cv2.GaussianBlur(cv2.warpAffine(source, transform, (width, height)), (0, 0), 1.0)[..., None]
@@ -128,6 +133,67 @@ def test_says_what_was_done() -> None:
     assert finding.log10_likelihood_ratio > 0
     assert not finding.calibrated
     json.dumps(finding.details)
+
+
+@pytest.mark.parametrize(("name", "degrees"), [("astronaut", 0.0), ("coffee", 40.0)])
+def test_finds_a_mirrored_copy(name: str, degrees: float) -> None:
+    forged, source, copy = plant(PHOTOGRAPHS[name](), name, degrees=degrees, mirrored=True)
+
+    best = find_copy_moves(forged, mirrored=True).regions[0]
+
+    truth, found = source | copy, best.source_mask | best.copy_mask
+    assert best.score >= DECISION_SCORE
+    assert best.mirrored
+    assert (found & truth).sum() / (found | truth).sum() > 0.6
+
+
+@pytest.mark.parametrize("quarters", [1, 2])
+def test_a_turned_picture_gives_the_turned_answer(quarters: int) -> None:
+    forged, source, copy = plant(data.coffee(), "coffee", degrees=15.0)
+
+    turned = examine(np.ascontiguousarray(np.rot90(forged, quarters)))
+
+    assert overlap(turned, np.rot90(source | copy, quarters)) > 0.6
+
+
+def test_the_dense_field_alone_finds_what_has_few_keypoints() -> None:
+    rng = np.random.default_rng(5)
+    cloud = cv2.GaussianBlur(rng.normal(0, 1, (360, 480)).astype(np.float32), (0, 0), 4.0)
+    sky = np.clip(150 + 60 * cloud + rng.normal(0, 1.0, cloud.shape), 0, 255).astype(np.uint8)
+    sky[220:290, 300:380] = sky[60:130, 40:120]
+    forged = np.repeat(sky[..., None], 3, axis=2)
+    truth = np.zeros(sky.shape, np.bool_)
+    truth[220:290, 300:380] = truth[60:130, 40:120] = True
+
+    result = find_copy_moves(forged, by_keypoints=False, dense_pixels=DENSE_PIXELS)
+
+    assert result.score >= DECISION_SCORE
+    best = result.regions[0]
+    assert best.way == "dense"
+    found = best.source_mask | best.copy_mask
+    assert (found & truth).sum() / (found | truth).sum() > 0.6
+
+
+def test_tells_the_copy_by_its_seam() -> None:
+    forged, source, copy = plant(data.coffee(), "coffee", scale=1.25)
+
+    best = find_copy_moves(forged).regions[0]
+
+    assert (best.copy_mask & copy).sum() > (best.copy_mask & source).sum()
+    assert best.direction > 0.0
+
+
+def test_says_where_a_copy_would_show() -> None:
+    rgb = data.coffee().copy()
+    rgb[:200, :300] = 128
+
+    finding = examine(rgb)
+
+    assert finding.reliability_map is not None
+    assert finding.heat_map is not None
+    assert finding.reliability_map.shape == finding.heat_map.shape
+    assert finding.reliability_map[:150, :250].max() < 0.1
+    assert finding.reliability_map[200:, 300:].mean() > 0.5
 
 
 def test_finds_two_clones_of_one_region() -> None:

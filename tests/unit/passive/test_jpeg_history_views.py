@@ -107,6 +107,9 @@ def test_first_digits_tell_one_compression_from_two(load):
     assert once.score < 0.2
     assert twice.score > 0.5
     assert sum(once.details["shares"]) == pytest.approx(1.0, abs=1e-3)
+    alone = [[item["divergence"] for item in each.details["by_frequency"]] for each in (once, twice)]
+    assert len(alone[0]) == 9
+    assert np.median([each for each in alone[1] if each]) > 3 * np.median([each for each in alone[0] if each])
 
 
 def test_with_the_same_tables_twice_is_once():

@@ -25,6 +25,7 @@ from services.common.detection import Applicability, Direction, Finding, Strengt
 from services.common.images import Picture, decode_image
 from services.passive.detectors import registry
 from services.passive.detectors.provenance import (
+    CODES,
     OTHER_LISTS_SERIALS,
     PACKAGED,
     TRUST_LIST_DATE,
@@ -268,7 +269,42 @@ def test_a_verifier_that_breaks_down_is_told(monkeypatch: pytest.MonkeyPatch):
         assert examine(jpeg()).applicability is Applicability.FAILED
 
 
+VERDICTS = {
+    "C.jpg": ("intact", "signer not trusted"),
+    "CA.jpg": ("intact", "signer not trusted"),
+    "CACA.jpg": ("intact", "signer not trusted"),
+    "ocsp.jpg": ("intact", "signer not trusted"),
+    "E-sig-CA.jpg": ("broken", "not evaluated, for the manifest is broken"),
+    "XCA.jpg": ("broken", "not evaluated, for the manifest is broken"),
+    "update_manifest.jpg": ("broken", "not evaluated, for the manifest is broken"),
+    "no_manifest.jpg": None,
+    "mars.webp": None,
+}
+"""Integrity and trust; None for a file without a manifest. All signers have test certificates."""
+
+
+@needs_fixtures
+def test_every_fixture_has_its_verdict_and_every_code_its_words():
+    files = {path.name: path for path in FIXTURES.iterdir() if path.is_file()}
+    assert set(files) == set(VERDICTS)
+    for name, verdict in VERDICTS.items():
+        finding = examine(files[name].read_bytes())
+        if verdict is None:
+            assert finding.applicability is Applicability.NOT_APPLICABLE, name
+            continue
+        assert (finding.details["integrity"], finding.details["trust"]) == verdict, name
+        assert finding.details["codes"], name
+        for item in finding.details["codes"]:
+            assert item["code"] in CODES, name
+            assert item["meaning"] == CODES[item["code"]], name
+        assert all(manifest["signer"] for manifest in finding.details["manifests"]), name
+        assert all(piece.strength is not Strength.CONCLUSIVE for piece in finding.evidence), name
+
+
 def test_codes_are_explained_in_words():
+    for code, meaning in CODES.items():
+        assert re.fullmatch(r"[a-z][A-Za-z]+(\.[A-Za-z-]+)+", code)
+        assert re.fullmatch(r"[A-Z].*\.", meaning)
     assert "anybody" in explain_code("signingCredential.untrusted")
     assert explain_code("no.such.code", "the verifier's words") == "the verifier's words"
 

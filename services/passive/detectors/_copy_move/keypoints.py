@@ -1,0 +1,272 @@
+"""Candidate maps out of matched keypoints.
+
+1. **Keypoints**: SIFT (Lowe 2004) with a lowered contrast threshold, so that weak texture counts too. Of too many, the
+   strongest of each cell of a grid are kept, so that one busy corner does not use up the budget.
+2. **Matching**: each keypoint's neighbours among the others' descriptors (approximate, seeded), without those close by
+   in the picture; a gap in the distances tells how many of them are copies (g2NN, Amerini 2011). A second time with
+   mirrored descriptors: those of a mirrored patch are the same numbers in another order.
+3. **Clustering**: DBSCAN (Ester 1996) on what a copied region's matches share: both places, the change of scale and the
+   rotation.
+4. **Geometry**: RANSAC (Fischler 1981) fits an affine map to each cluster; impossible maps, and maps that disagree with
+   SIFT's own scale and rotation, are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.cluster import DBSCAN
+
+from services.passive.detectors._copy_move.geometry import (
+    CandidateMap,
+    Floats,
+    Mask,
+    errors,
+    inverse,
+    least_squares,
+    min_shift,
+    places,
+    possible,
+    rotation,
+)
+
+__all__ = ["CONTRAST_THRESHOLD", "GAP_RATIO", "MAX_KEYPOINTS", "Keypoints", "find_keypoints", "match_keypoints"]
+
+Indices = NDArray[np.int64]
+
+MAX_KEYPOINTS: Final = 6_000
+"""Most keypoints that are matched; bounds time. A textured 1920x1080 picture has 35,000."""
+KEYPOINTS_PER_CELL: Final = 8
+"""Keypoints that a cell of the grid may keep before the strongest of the whole picture fill up the rest."""
+CONTRAST_THRESHOLD: Final = 0.004
+"""SIFT's contrast threshold; Lowe's (in OpenCV's units) is 0.04. In a trial on the calibration split 0.01 with a
+`GAP_RATIO` of 0.6 gave regions to verify in 83 of 169 copy-moves, 0.004 with 0.75 in 97."""
+NEIGHBOURS: Final = 10
+"""Neighbours that are looked up for each keypoint."""
+SEARCH_CHECKS: Final = 96
+"""Leaves visited by the approximate search; 64 find 93%, 128 find 95% of nearest neighbours on unrelated texture."""
+GAP_RATIO: Final = 0.8
+"""A neighbour is a match if its distance is below this share of the next one's (Lowe 2004, section 7.1)."""
+MAX_CLONES: Final = 4
+"""Most matches of one keypoint."""
+MAX_DISTANCE: Final = 0.8
+"""Largest Euclidean distance of matched descriptors, which have unit length."""
+
+CLUSTER_REACH: Final = 0.08
+"""DBSCAN's radius for the place of either end, as a share of the picture's diagonal."""
+CLUSTER_REACH_OCTAVES: Final = 0.8
+CLUSTER_REACH_CHORD: Final = 0.6
+"""The same for the change of scale (octaves) and the rotation (chord of the unit circle; 0.6 is 35 degrees)."""
+MIN_INLIERS: Final = 4
+"""Fewest matches, at different places, that carry a map: one more than an affine map has free points."""
+INLIER_PIXELS: Final = 2.0
+INLIER_SHARE: Final = 0.004
+"""Largest error of an inlier: the larger of `INLIER_PIXELS` and this share of the longer side."""
+OCTAVE_TOLERANCE: Final = 0.6
+ANGLE_TOLERANCE: Final = math.radians(25.0)
+"""Largest difference between a match's own scale and rotation (SIFT) and the map's."""
+MAX_MAPS: Final = 10
+"""Most maps that are verified; bounds time in pictures full of repetition."""
+MAX_CLUSTERS: Final = 40
+MAPS_PER_CLUSTER: Final = 3
+"""Clusters that are searched, largest first, and maps taken from each."""
+
+_SEED: Final = 1
+_KDTREE: Final = 1
+
+_MIRRORED: Final = np.arange(128).reshape(4, 4, 8)[::-1][..., -np.arange(8) % 8].ravel()
+"""Order of a SIFT descriptor's numbers that makes it the descriptor of the mirrored patch: the rows of its 4 x 4 cells
+from bottom to top, its 8 directions the other way round."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keypoints:
+    """places (n, 2) as (x, y) in pixels; sizes (n,) in pixels; angles (n,) in radians; descriptors float32 (n, 128)."""
+
+    places: Floats
+    sizes: Floats
+    angles: Floats
+    descriptors: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matches:
+    """n pairs of keypoints: places p and q (n, 2), and what changes from p to q: scale in octaves, angle in radians.
+
+    If `mirrored`, the angle is that of the rotation after a mirroring left to right.
+    """
+
+    p: Floats
+    q: Floats
+    octaves: Floats
+    rotations: Floats
+    mirrored: bool
+
+    def __len__(self) -> int:
+        return len(self.p)
+
+
+def find_keypoints(grey: NDArray[np.uint8], *, max_keypoints: int, contrast_threshold: float) -> Keypoints:
+    """SIFT keypoints of a grey picture, at most `max_keypoints`, spread over it."""
+    sift = cv2.SIFT.create(contrastThreshold=contrast_threshold)
+    found = sift.detect(grey, None)
+    if len(found) > max_keypoints:
+        centres = np.array([point.pt for point in found])
+        response = np.array([point.response for point in found])
+        side = math.sqrt(grey.size * KEYPOINTS_PER_CELL / max_keypoints)
+        column, row = (centres // side).astype(np.int64).T
+        cell = row * grey.shape[1] + column
+        # The rank of each keypoint within its cell, strongest first.
+        by_cell = np.lexsort((-response, cell))
+        rank = np.empty(len(found), np.int64)
+        rank[by_cell] = np.arange(len(found)) - np.searchsorted(cell[by_cell], cell[by_cell])
+        spread = np.lexsort((-response, np.maximum(rank, KEYPOINTS_PER_CELL - 1)))
+        found = [found[i] for i in np.sort(spread[:max_keypoints]).tolist()]
+    if not found:
+        return Keypoints(np.empty((0, 2)), np.empty(0), np.empty(0), np.empty((0, 128), np.float32))
+    kept, raw = sift.compute(grey, found)
+    descriptors = np.asarray(raw, np.float32)
+    descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
+    return Keypoints(
+        places=np.array([point.pt for point in kept], np.float64),
+        sizes=np.array([point.size for point in kept], np.float64),
+        angles=np.radians([point.angle for point in kept]),
+        descriptors=descriptors,
+    )
+
+
+def match_keypoints(
+    keypoints: Keypoints, shape: tuple[int, int], *, gap_ratio: float, mirrored: bool = True
+) -> tuple[int, list[CandidateMap]]:
+    """Number of matches, and the maps that clusters of them follow, mirrored ones last if they are sought.
+
+    OpenCV's generator of random numbers (of this thread) is seeded.
+    """
+    if len(keypoints) <= MIN_INLIERS:
+        return 0, []
+    longer_side, diagonal = max(shape), math.hypot(*shape)
+    # FLANN draws its trees with OpenCV's generator; seeded, the same picture gives the same matches.
+    cv2.setRNGSeed(_SEED)
+    index = cv2.flann_Index(  # type: ignore[attr-defined]  # missing from OpenCV's stubs
+        keypoints.descriptors, {"algorithm": _KDTREE, "trees": 4}
+    )
+    count, maps = 0, []
+    for turned in (False, True) if mirrored else (False,):
+        matches = _match(keypoints, index, longer_side, gap_ratio=gap_ratio, mirrored=turned)
+        count += len(matches)
+        if len(matches) >= MIN_INLIERS:
+            maps += _fit_maps(matches, _cluster(matches, diagonal), longer_side)
+    return count, maps
+
+
+def _match(keypoints: Keypoints, index: Any, longer_side: int, *, gap_ratio: float, mirrored: bool) -> _Matches:
+    """Pairs of keypoints that look alike and are apart in the picture (g2NN)."""
+    sought = keypoints.descriptors[:, _MIRRORED] if mirrored else keypoints.descriptors
+    wanted = min(NEIGHBOURS, len(keypoints))
+    near, squared = index.knnSearch(sought, wanted, params={"checks": SEARCH_CHECKS})
+    distance = np.sqrt(np.maximum(squared, 0.0)).astype(np.float64)
+    shift = np.linalg.norm(keypoints.places[near] - keypoints.places[:, None], axis=2)
+    distance[shift < min_shift(longer_side)] = np.inf
+    order = np.argsort(distance, axis=1, kind="stable")
+    near = np.take_along_axis(near, order, axis=1)
+    distance = np.take_along_axis(distance, order, axis=1)
+    # Behind the last neighbour that was looked up, there is another at least as far.
+    farthest = np.where(np.isfinite(distance), distance, 0.0).max(axis=1, keepdims=True)
+    behind = np.where(np.isfinite(distance[:, 1:]), distance[:, 1:], farthest)
+    ranks = min(MAX_CLONES, wanted - 1)
+    gap = distance[:, :ranks] < gap_ratio * behind[:, :ranks]
+    accepted = np.where(gap.any(axis=1), ranks - np.argmax(gap[:, ::-1], axis=1), 0)
+    matched = (np.arange(ranks) < accepted[:, None]) & (distance[:, :ranks] < MAX_DISTANCE)
+    a, rank = np.nonzero(matched)
+    b = near[a, rank]
+    before = math.pi - keypoints.angles[a] if mirrored else keypoints.angles[a]
+    return _Matches(
+        p=keypoints.places[a],
+        q=keypoints.places[b],
+        octaves=np.log2(keypoints.sizes[b] / keypoints.sizes[a]),
+        rotations=keypoints.angles[b] - before,
+        mirrored=mirrored,
+    )
+
+
+def _cluster(matches: _Matches, diagonal: float) -> Indices:
+    """DBSCAN's label of each match, -1 for noise. A match and its reverse fall into different clusters."""
+    reach = CLUSTER_REACH * diagonal
+    features = np.column_stack(
+        [
+            matches.p / reach,
+            matches.q / reach,
+            matches.octaves / CLUSTER_REACH_OCTAVES,
+            np.cos(matches.rotations) / CLUSTER_REACH_CHORD,
+            np.sin(matches.rotations) / CLUSTER_REACH_CHORD,
+        ]
+    )
+    return cast("Indices", DBSCAN(eps=1.0, min_samples=MIN_INLIERS - 1).fit_predict(features).astype(np.int64))
+
+
+def _fit_maps(matches: _Matches, labels: Indices, longer_side: int) -> list[CandidateMap]:
+    """Affine maps that clusters of matches agree on, each with its inliers; a map and its inverse are one."""
+    reach = max(INLIER_PIXELS, INLIER_SHARE * longer_side)
+    sizes = np.bincount(labels[labels >= 0])
+    free = np.ones(len(matches), np.bool_)
+    maps: list[CandidateMap] = []
+    for label in np.argsort(-sizes, kind="stable")[:MAX_CLUSTERS].tolist():
+        for _ in range(MAPS_PER_CLUSTER):
+            members = (labels == label) & free
+            fitted = _fit_map(matches, members, free, reach)
+            if fitted is None:
+                break
+            transform, inliers = fitted
+            reverse = free & ~inliers & (errors(inverse(transform), matches.p, matches.q) < 1.5 * reach)
+            free &= ~inliers & ~reverse
+            # Those that were found from the copy's side are turned round.
+            p = np.concatenate([matches.p[inliers], matches.q[reverse]])
+            q = np.concatenate([matches.q[inliers], matches.p[reverse]])
+            maps.append(CandidateMap(transform=transform, p=p, q=q, way="keypoints"))
+            if len(maps) == MAX_MAPS:
+                return maps
+    return maps
+
+
+def _fit_map(matches: _Matches, members: Mask, free: Mask, reach: float) -> tuple[Floats, Mask] | None:
+    """The affine map of most of `members`, refitted to all `free` matches that follow it, and which those are."""
+    if members.sum() < MIN_INLIERS:
+        return None
+    # OpenCV's RANSAC starts from the same seed at every call.
+    guess, _ = cv2.estimateAffine2D(
+        matches.p[members],
+        matches.q[members],
+        method=cv2.RANSAC,
+        ransacReprojThreshold=reach,
+        maxIters=500,
+        confidence=0.999,
+        refineIters=0,
+    )
+    if guess is None or not possible(transform := np.asarray(guess, np.float64), mirrored=matches.mirrored):
+        return None
+    inliers = np.zeros(len(matches), np.bool_)
+    for _ in range(3):
+        linear = transform[:, :2]
+        octaves = 0.5 * math.log2(abs(np.linalg.det(linear)))
+        turned = np.abs(np.angle(np.exp(1j * (matches.rotations - rotation(linear)))))
+        inliers = (
+            free
+            & (errors(transform, matches.p, matches.q) < reach)
+            & (np.abs(matches.octaves - octaves) < OCTAVE_TOLERANCE)
+            & (turned < ANGLE_TOLERANCE)
+        )
+        if min(places(matches.p[inliers]), places(matches.q[inliers])) < MIN_INLIERS:
+            return None
+        refitted = least_squares(matches.p[inliers], matches.q[inliers])
+        if not possible(refitted, mirrored=matches.mirrored):
+            return None
+        transform = refitted
+    return transform, inliers

@@ -1,0 +1,218 @@
+"""The steps together: keypoints, then the dense field, each map against the pixels, and what the measurements say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from services.passive.detectors._copy_move.direction import source_is_first
+from services.passive.detectors._copy_move.field import find_dense_maps
+from services.passive.detectors._copy_move.geometry import (
+    CandidateMap,
+    Floats,
+    Mask,
+    Plane,
+    errors,
+    inverse,
+    places,
+    rotation,
+    scale_of,
+)
+from services.passive.detectors._copy_move.keypoints import (
+    CONTRAST_THRESHOLD,
+    GAP_RATIO,
+    MAX_KEYPOINTS,
+    find_keypoints,
+    match_keypoints,
+)
+from services.passive.detectors._copy_move.repetition import scores_of
+from services.passive.detectors._copy_move.verify import Measurements, Verified, verify
+
+__all__ = ["KEYPOINT_PIXELS", "CopiedRegion", "CopyMoveResult", "find_copy_moves"]
+
+KEYPOINT_PIXELS: Final = 2_000_000
+"""Keypoints are sought in a picture of at most so many pixels: SIFT doubles it, and time grows with it."""
+SAME_MAP_PIXELS: Final = 4.0
+"""A map that moves the points of a verified one as that one does, but for so many pixels, is the same."""
+CERTAIN: Final = 0.9
+"""Where the keypoints find a region of this score, the dense field is not computed: it would say the same."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopiedRegion:
+    """A region that appears twice. Coordinates are those of the array: (0, 0) is the centre of its first pixel.
+
+    Attributes:
+        transform: float64 (2, 3), maps (x, y, 1) of the source to (x, y) of the copy.
+        source_mask, copy_mask: bool (height, width).
+        source_points, copy_points: float64 (n, 2), the matched points (x, y).
+        way: what found it.
+        inliers: number of matched points at different places.
+        rotation_degrees: from source to copy, -180 to 180, positive is clockwise as seen; after mirroring left to right
+            if it is mirrored.
+        scale: length in the copy divided by length in the source.
+        mirrored: whether the copy is mirrored.
+        direction: 0-1, how clearly the hints say which of the two is the copy; 0 is a guess.
+        measurements: how exactly the two agree.
+        area_px: pixels of `copy_mask`.
+        score: 0-1.
+    """
+
+    transform: Floats
+    source_mask: Mask
+    copy_mask: Mask
+    source_points: Floats
+    copy_points: Floats
+    way: Literal["keypoints", "dense"]
+    inliers: int
+    rotation_degrees: float
+    scale: float
+    mirrored: bool
+    direction: float
+    measurements: Measurements
+    area_px: int
+    score: float
+
+    @property
+    def translation(self) -> tuple[float, float]:
+        """From the middle of the source's matched points to that of the copy's: (x, y), pixels."""
+        x, y = (self.copy_points.mean(axis=0) - self.source_points.mean(axis=0)).tolist()
+        return x, y
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyMoveResult:
+    """What `find_copy_moves` saw.
+
+    Attributes:
+        keypoints: number of keypoints that were matched.
+        matches: number of pairs of similar keypoints before any geometry.
+        dense: whether the dense field was computed.
+        regions: verified repetitions, highest score first; also those whose score says that they are honest.
+    """
+
+    keypoints: int
+    matches: int
+    dense: bool = False
+    regions: tuple[CopiedRegion, ...] = ()
+
+    @property
+    def score(self) -> float:
+        """0-1: that of the most suspicious region; 0 without any."""
+        return max((region.score for region in self.regions), default=0.0)
+
+
+def find_copy_moves(
+    rgb: NDArray[np.uint8],
+    *,
+    max_keypoints: int = MAX_KEYPOINTS,
+    contrast_threshold: float = CONTRAST_THRESHOLD,
+    gap_ratio: float = GAP_RATIO,
+    dense_pixels: int = 0,
+    mirrored: bool = False,
+    by_keypoints: bool = True,
+) -> CopyMoveResult:
+    """Finds regions that appear twice.
+
+    1. Maps are sought by keypoints, in at most `KEYPOINT_PIXELS`.
+    2. Each is verified on the pixels of `rgb`, and scored.
+    3. Unless a copy is certain by now, the same by the dense field, in at most `dense_pixels`.
+
+    Args:
+        rgb: uint8 (height, width, 3), at most about 2 megapixels (time and memory grow with it).
+        max_keypoints: most keypoints that are matched.
+        contrast_threshold: SIFT's, in OpenCV's units.
+        gap_ratio: 0-1, see `keypoints.GAP_RATIO`.
+        dense_pixels: see `field.DENSE_PIXELS`; 0 for keypoints alone, as served.
+        mirrored: whether mirrored copies are sought by keypoints as well.
+        by_keypoints: False for the dense field alone.
+
+    The same array gives the same answer. OpenCV's generator of random numbers (of this thread) is seeded.
+    """
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    plane = grey.astype(np.float32)
+    found: list[Verified] = []
+    count = matches = 0
+    if by_keypoints:
+        factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
+        small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
+        keypoints = find_keypoints(
+            small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
+        )
+        count = len(keypoints)
+        matches, maps = match_keypoints(
+            keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio, mirrored=mirrored
+        )
+        found = _verified(plane, (_enlarged(candidate, 1.0 / factor) for candidate in maps), found)
+    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found))
+    if dense:
+        found = _verified(plane, find_dense_maps(rgb, max_pixels=dense_pixels), found)
+    regions = [_region(plane, verified, score) for verified, score in zip(found, scores_of(found), strict=True)]
+    regions.sort(key=lambda region: (-region.score, -region.area_px))
+    return CopyMoveResult(keypoints=count, matches=matches, dense=dense, regions=tuple(regions))
+
+
+def _enlarged(candidate: CandidateMap, factor: float) -> CandidateMap:
+    """A map found in a reduced picture, in pixels of the whole one."""
+    if factor == 1.0:
+        return candidate
+    p, q = (factor * (points + 0.5) - 0.5 for points in (candidate.p, candidate.q))
+    linear = candidate.transform[:, :2]
+    offset = factor * (candidate.transform[:, 2] + 0.5) - 0.5 - linear @ np.full(2, 0.5 * factor - 0.5)
+    return CandidateMap(transform=np.column_stack([linear, offset]), p=p, q=q, way=candidate.way)
+
+
+def _verified(grey: Plane, maps: Iterable[CandidateMap], found: Sequence[Verified]) -> list[Verified]:
+    """What was found, and those of the maps that the pixels bear out and that are not known yet."""
+    result = list(found)
+    for candidate in maps:
+        if any(_same(candidate, known) for known in result):
+            continue
+        verified = verify(grey, candidate)
+        if verified is not None:
+            result.append(verified)
+    return result
+
+
+def _same(candidate: CandidateMap, known: Verified) -> bool:
+    """Whether most of the candidate's points lie in a known region and are moved as it is."""
+    height, width = known.copy_mask.shape
+    for transform, mask in ((known.transform, known.source_mask), (inverse(known.transform), known.copy_mask)):
+        x, y = np.clip(np.rint(candidate.p).astype(np.int64), 0, [width - 1, height - 1]).T
+        moved_alike = errors(transform, candidate.p, candidate.q) < SAME_MAP_PIXELS
+        if np.mean(mask[y, x] & moved_alike) > 0.5:
+            return True
+    return False
+
+
+def _region(grey: Plane, verified: Verified, score: float) -> CopiedRegion:
+    """The answer's form of a verified map, turned round where hints say that the copy is the source."""
+    transform, p, q = verified.transform, verified.candidate.p, verified.candidate.q
+    source, copy = verified.source_mask, verified.copy_mask
+    resampled = bool(np.abs(transform[:, :2] - np.eye(2)).max() > 0.01)
+    forward, clear = source_is_first(grey, source, copy, resampled=resampled)
+    if not forward:
+        transform, p, q, source, copy = inverse(transform), q, p, copy, source
+    linear = transform[:, :2]
+    return CopiedRegion(
+        transform=transform,
+        source_mask=source,
+        copy_mask=copy,
+        source_points=p,
+        copy_points=q,
+        way=verified.candidate.way,
+        inliers=min(places(p), places(q)),
+        rotation_degrees=math.degrees(rotation(linear)),
+        scale=scale_of(linear),
+        mirrored=bool(np.linalg.det(linear) < 0),
+        direction=clear,
+        measurements=verified.measurements,
+        area_px=int(copy.sum()),
+        score=score,
+    )

@@ -1,0 +1,357 @@
+"""One candidate map against the pixels: what it carries onto what, and how exactly the two agree.
+
+1. The map is refined on the pixels (ECC, Evangelidis and Psarakis 2008).
+2. The source is warped onto the copy, and the two are correlated locally (zero-mean normalised cross-correlation,
+   ZNCC): the grey levels, and the **fine detail**, which in smooth areas is all that there is.
+3. The mask is where they agree, connected to the points that the map was found by.
+4. Measurements over the mask say how exactly: they are what tells a copy from a look-alike (`repetition`).
+
+References:
+    G. D. Evangelidis and E. Z. Psarakis, "Parametric image alignment using enhanced correlation coefficient
+        maximization", 2008. 10.1109/TPAMI.2008.113
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Final, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from services.passive.detectors._copy_move.geometry import (
+    CandidateMap,
+    Floats,
+    Mask,
+    Plane,
+    apply,
+    inverse,
+    min_shift,
+    places,
+    possible,
+    stretch,
+)
+
+__all__ = ["MAX_OVERLAP", "MIN_AREA", "Measurements", "Verified", "verify"]
+
+ECC_MAX_PIXELS: Final = 120_000
+"""Regions with a larger bounding box are not refined on the pixels: their matches already fix the map well."""
+ECC_MAX_SHIFT: Final = 6.0
+"""A refinement that moves a matched point by more pixels than this has gone astray."""
+
+NEARLY_MOVED: Final = 0.2
+"""Largest difference from the identity of a map of which the plain shift is tried as well."""
+
+DETAIL_SIGMA: Final = 2.0
+"""Fine detail is what a Gaussian of this sigma (pixels) removes."""
+MIN_AREA: Final = 80
+"""Smallest mask, in pixels of the working size."""
+MAX_OVERLAP: Final = 0.25
+"""Share of the mask that may lie in its own source. What overlaps more is a symmetric figure or a pattern that goes on:
+a copy covers what it was put on, so it cannot lie on its source and match it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Windows:
+    """How the two are compared locally.
+
+    Attributes:
+        shape, least_shape: side of the window (pixels) and least correlation of the grey levels of a pixel of the mask.
+        detail, floor: the same window for the fine detail, and what is added to its variance, so that noise alone is
+            not correlated.
+        least_detail: least correlation of the fine detail that puts a pixel into the mask; None: it does not.
+        grow: masks are grown by a disc of this diameter (pixels), for near the edge windows see what is beyond.
+        least_contrast: least standard deviation of a mask, in grey levels: what is even could come from anywhere.
+    """
+
+    shape: int
+    least_shape: float
+    detail: int
+    floor: float
+    least_detail: float | None
+    grow: int
+    least_contrast: float
+
+
+_WINDOWS: Final = {
+    "keypoints": _Windows(
+        shape=11, least_shape=0.8, detail=15, floor=0.5, least_detail=None, grow=5, least_contrast=0.0
+    ),
+    "dense": _Windows(shape=9, least_shape=0.75, detail=9, floor=0.1, least_detail=0.5, grow=7, least_contrast=2.0),
+}
+"""By the way that found a map: where the dense field does, there is little shape to go by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """How exactly two regions agree, over the mask.
+
+    Attributes:
+        zncc: correlation of the fine detail, median of the windows around the matched points.
+        fine: correlation of what a Gaussian of 1 pixel removes: mostly noise and compression, -1 to 1.
+        middle: the same of the band between 1 and 2 pixels.
+        flat: `middle`, over the smoother half of the mask: there is no shape to agree by, only grain.
+        flat_fine: `fine`, over the same half.
+        shifted: the largest `middle` when one region is moved by 3 pixels: high where an edge or stripe goes on.
+        alike: share of the area between the matched points that is in the mask.
+        beyond: correlation of the detail in a ring around the mask, where that of a copy ends.
+        stretch: by how much the map stretches one direction more than the other.
+        difference: grey levels, median absolute difference.
+        residue: grey levels, median absolute difference once brightness and contrast are made equal.
+        contrast: grey levels, standard deviation in the copy.
+        area: pixels of the mask.
+        inliers: matched points at different places.
+    """
+
+    zncc: float
+    fine: float
+    middle: float
+    flat: float
+    flat_fine: float
+    shifted: float
+    alike: float
+    beyond: float
+    stretch: float
+    difference: float
+    residue: float
+    contrast: float
+    area: float
+    inliers: float
+
+    def values(self) -> list[float]:
+        """In the order of the attributes."""
+        return [float(getattr(self, field.name)) for field in fields(self)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """A map that the pixels bear out: masks bool (height, width), points as of the candidate, `transform` refined."""
+
+    candidate: CandidateMap
+    transform: Floats
+    source_mask: Mask
+    copy_mask: Mask
+    measurements: Measurements
+
+
+def verify(grey: Plane, candidate: CandidateMap) -> Verified | None:
+    """Warps the source onto the copy and correlates the two; None if too little agrees or it is symmetric."""
+    windows = _WINDOWS[candidate.way]
+    height, width = grey.shape
+    low, high = candidate.q.min(axis=0), candidate.q.max(axis=0)
+    margin = 0.75 * float((high - low).max()) + 48.0
+    left, top = np.maximum(np.floor(low - margin), 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(high + margin) + 1, [width, height]).astype(int).tolist()
+    if min(right - left, bottom - top) < windows.detail:
+        return None
+    copy = np.ascontiguousarray(grey[top:bottom, left:right])
+    q = candidate.q - [left, top]
+
+    hull = np.zeros(copy.shape, np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.round(q).astype(np.int32)), 1)
+    hull = cast("NDArray[np.uint8]", cv2.dilate(hull, np.ones((13, 13), np.uint8)))
+    back = inverse(candidate.transform)
+    back[:, 2] += back[:, :2] @ [left, top]
+    if candidate.way == "dense":
+        back = _moved_or_refined(grey, copy, back, hull, points=(candidate.p, q))
+    else:
+        back = _refine(grey, copy, back, hull, q)
+
+    cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    size = (right - left, bottom - top)
+    source = cast("Plane", cv2.warpAffine(grey, back, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE))
+    y, x = np.indices(copy.shape, dtype=np.float32)
+    from_x = np.float32(back[0, 0]) * x + np.float32(back[0, 1]) * y + np.float32(back[0, 2])
+    from_y = np.float32(back[1, 0]) * x + np.float32(back[1, 1]) * y + np.float32(back[1, 2])
+    comparable = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
+    # A region does not count as a copy of itself.
+    comparable &= (from_x - x - left) ** 2 + (from_y - y - top) ** 2 > (min_shift(max(height, width)) / 2) ** 2
+
+    detail = _zncc(
+        source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA), windows.detail, floor=windows.floor
+    )
+    shape = _zncc(source, copy, windows.shape, floor=4.0)
+    alike = shape > windows.least_shape
+    if windows.least_detail is not None:
+        alike |= detail > windows.least_detail
+    mask = _connected(alike & comparable, q, windows.grow)
+    matched = (hull > 0) & comparable
+    area = int(mask.sum())
+    if area < MIN_AREA or not matched.any() or copy[mask].std() < windows.least_contrast:
+        return None
+
+    copy_mask = np.zeros(grey.shape, np.bool_)
+    copy_mask[top:bottom, left:right] = mask
+    to_copy = inverse(back)
+    to_copy[:, 2] += [left, top]
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    # The map from the source's place to the copy's, for a mask of the size of the whole picture.
+    source_mask = cv2.warpAffine(copy_mask.astype(np.uint8), to_copy, (width, height), flags=nearest) > 0
+    if (source_mask & copy_mask).sum() > MAX_OVERLAP * area:
+        return None
+
+    measurements = _measure(
+        (source, copy), mask, comparable=comparable, matched=matched, detail=detail, candidate=candidate, back=back
+    )
+    return Verified(
+        candidate=candidate,
+        transform=to_copy,
+        source_mask=source_mask,
+        copy_mask=copy_mask,
+        measurements=measurements,
+    )
+
+
+def _measure(
+    pair: tuple[Plane, Plane],
+    mask: Mask,
+    *,
+    comparable: Mask,
+    matched: Mask,
+    detail: Plane,
+    candidate: CandidateMap,
+    back: Floats,
+) -> Measurements:
+    """How exactly source and copy agree over the mask; all planes have the shape of the copy's window."""
+    source, copy = pair
+    noise_source, noise_copy = source - _blur(source, 1.0), copy - _blur(copy, 1.0)
+    band_source = _blur(source, 1.0) - _blur(source, DETAIL_SIGMA)
+    band_copy = _blur(copy, 1.0) - _blur(copy, DETAIL_SIGMA)
+    core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    core = core if core.sum() >= MIN_AREA / 2 else mask
+    slope = cv2.blur(band_copy * band_copy + band_source * band_source, (7, 7))
+    flat = core & (slope <= np.median(slope[core]))
+    ring = (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~(
+        cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    )
+    ring &= comparable
+    even_source, even_copy = _even(band_source), _even(band_copy)
+    return Measurements(
+        zncc=float(np.median(detail[matched])),
+        fine=_correlation(_even(noise_source), _even(noise_copy), core),
+        middle=_correlation(even_source, even_copy, core),
+        flat=_correlation(even_source, even_copy, flat),
+        flat_fine=_correlation(_even(noise_source), _even(noise_copy), flat),
+        shifted=max(_correlation(np.roll(even_source, shift, (0, 1)), even_copy, core) for shift in _SHIFTS),
+        alike=float((mask & matched).sum() / matched.sum()),
+        beyond=float(np.median(detail[ring])) if ring.any() else 0.0,
+        stretch=stretch(back[:, :2]),
+        difference=float(np.median(np.abs(source - copy)[mask])),
+        residue=_residue(source[core], copy[core]),
+        contrast=float(copy[mask].std()),
+        area=float(mask.sum()),
+        inliers=float(min(places(candidate.p), places(candidate.q))),
+    )
+
+
+_SHIFTS: Final = ((0, 3), (3, 0), (2, 2), (2, -2), (0, -3), (-3, 0), (-2, -2), (-2, 2))
+
+
+def _moved_or_refined(
+    grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8], *, points: tuple[Floats, Floats]
+) -> Floats:
+    """The map from copy to source refined on the pixels, or the plain shift that most points share if that fits better.
+
+    Most copies are moved only, by whole pixels, and then nothing is as exact; in smooth areas matches, and with them
+    the fitted map, are off by a pixel here and there.
+    """
+    p, q = points
+    refined = _refine(grey, copy, back, hull, q)
+    if np.abs(back[:, :2] - np.eye(2)).max() > NEARLY_MOVED:
+        return refined
+    shifts, counts = np.unique(np.rint(p - q), axis=0, return_counts=True)
+    moved = np.column_stack([np.eye(2), shifts[counts.argmax()]])
+    return max((refined, moved), key=lambda transform: _agreement(grey, copy, transform, hull))
+
+
+def _agreement(grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8]) -> float:
+    """Correlation of the fine detail of copy and source around the matched points, -1 to 1."""
+    x, y, width, height = cv2.boundingRect(hull)
+    shifted = back.copy()
+    shifted[:, 2] += shifted[:, :2] @ [x, y]
+    cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    source = cast("Plane", cv2.warpAffine(grey, shifted, (width, height), flags=cubic, borderMode=cv2.BORDER_REPLICATE))
+    part = copy[y : y + height, x : x + width]
+    one, other = _even(source - _blur(source, DETAIL_SIGMA)), _even(part - _blur(part, DETAIL_SIGMA))
+    return _correlation(one, other, hull[y : y + height, x : x + width] > 0)
+
+
+def _refine(grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8], q: Floats) -> Floats:
+    """The map from copy to source, refined on the pixels; as it was, if that fails, wanders off or costs too much."""
+    x, y, width, height = cv2.boundingRect(hull)
+    if width * height > ECC_MAX_PIXELS:
+        return back
+    start = back.copy()
+    start[:, 2] += start[:, :2] @ [x, y]
+    try:
+        _, found = cv2.findTransformECC(
+            copy[y : y + height, x : x + width],
+            grey,
+            start.astype(np.float32),
+            cv2.MOTION_AFFINE,
+            (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4),
+            hull[y : y + height, x : x + width],
+            5,
+        )
+    except cv2.error:  # it says so when it does not converge
+        return back
+    refined = np.asarray(found, np.float64)
+    refined[:, 2] -= refined[:, :2] @ [x, y]
+    moved = np.abs(apply(refined, q) - apply(back, q)).max()
+    return refined if moved < ECC_MAX_SHIFT and possible(refined) else back
+
+
+def _connected(alike: Mask, points: Floats, grow: int) -> Mask:
+    """The parts of `alike` that hold at least two of `points`, without holes, grown back to the windows' edge."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
+    opened = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_OPEN, disc)
+    count, labels = cv2.connectedComponents(opened)
+    height, width = alike.shape
+    columns, rows = np.clip(np.round(points).astype(np.int64), 0, [width - 1, height - 1]).T
+    hits = np.bincount(labels[rows, columns], minlength=count)
+    hits[0] = 0
+    kept = (hits >= 2)[labels].astype(np.uint8)
+    grown = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow))
+    kept = cast("NDArray[np.uint8]", cv2.dilate(cv2.morphologyEx(kept, cv2.MORPH_CLOSE, disc, iterations=2), grown))
+    outlines, _ = cv2.findContours(kept, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    filled = np.zeros(alike.shape, np.uint8)
+    cv2.drawContours(filled, outlines, -1, 1, cv2.FILLED)
+    return filled > 0
+
+
+def _blur(plane: Plane, sigma: float) -> Plane:
+    return cast("Plane", cv2.GaussianBlur(plane, (0, 0), sigma))
+
+
+def _mean(plane: Plane, window: int) -> Plane:
+    return cast("Plane", cv2.blur(plane, (window, window), borderType=cv2.BORDER_REFLECT))
+
+
+def _zncc(a: Plane, b: Plane, window: int, *, floor: float) -> Plane:
+    """Local zero-mean normalised cross-correlation; `floor` is added to the variances, so that flat areas give 0."""
+    mean_a, mean_b = _mean(a, window), _mean(b, window)
+    variance_a = np.maximum(_mean(a * a, window) - mean_a * mean_a, 0.0) + floor
+    variance_b = np.maximum(_mean(b * b, window) - mean_b * mean_b, 0.0) + floor
+    return cast("Plane", (_mean(a * b, window) - mean_a * mean_b) / np.sqrt(variance_a * variance_b))
+
+
+def _even(plane: Plane) -> Plane:
+    """A residual with the same strength everywhere, so that no single edge decides."""
+    return cast("Plane", plane / np.sqrt(_mean(plane * plane, 9) + 0.05))
+
+
+def _residue(source: Plane, copy: Plane) -> float:
+    """Median absolute difference, in grey levels, once brightness and contrast are made equal."""
+    mean_source, mean_copy = float(source.mean()), float(copy.mean())
+    spread = float(((source - mean_source) ** 2).mean())
+    gain = float(((source - mean_source) * (copy - mean_copy)).mean()) / spread if spread > 0 else 1.0
+    return float(np.median(np.abs(copy - mean_copy - gain * (source - mean_source))))
+
+
+def _correlation(a: Plane, b: Plane, where: Mask) -> float:
+    """Correlation of two residuals over an area, -1 to 1."""
+    one, other = a[where], b[where]
+    strength = math.sqrt(float((one * one).sum()) * float((other * other).sum()))
+    return float((one * other).sum()) / strength if strength > 1e-6 else 0.0
