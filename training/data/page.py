@@ -29,7 +29,10 @@ of repositories (`PENTIMENTO_DATA_MIRROR`) or git clones. What can't be had is l
 This page is made by `python -m training.data page`.
 
 - Pictures of a *maker* (a generator, a face swapper) or of a *source* (photographs) are left out as a whole: `dev` to
-  report, `calibrate` for thresholds, the rest to train; `training/data/splits.toml` says which.
+  report, `calibrate` for thresholds, the rest to train; `training/data/splits.toml` says which. The collected research
+  data has splits of its own (by picture), so a maker that it shares with a repository occurs in several; where figures
+  are said to be of makers left out, such makers are taken out of them.
+- Of a file that shows several whole pictures side by side, each is a row with its crop.
 - Near-duplicates (256-bit difference hash) are dropped within a kind and across splits; so is everything that looks
   like a reserved picture or one of the benchmarks that results are reported on. An edited picture follows its original.
 - Before anything is fitted, all classes get one encoding (`training/data/encoding.py`): crop, scale, then JPEG, WebP or

@@ -8,16 +8,17 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
 
-from training.localisation.classes import CLASSES
 from training.localisation.config import read_config
 from training.localisation.contact_sheet import contact_sheet
 from training.localisation.evaluate import (
     Case,
     beats_baselines,
+    comparison,
     evaluate,
     fit_baselines,
     fit_threshold,
@@ -26,12 +27,13 @@ from training.localisation.evaluate import (
     pristine_cases,
     table,
 )
-from training.localisation.export import MODELS, Model, card_of, export_onnx, halve, install, quantise, torch_predictor
-from training.localisation.importers import CheckpointError, import_classifier, import_segmenter
+from training.localisation.export import MODELS, Model, card_of, export_onnx, halve, install, quantise
 from training.localisation.inference import onnx_predictor, prepared
-from training.localisation.listing import digest_of, list_manifest, list_shared, read_listing, write_listing
+from training.localisation.listing import digest_of, list_manifest, list_shared, read_listing, thinned, write_listing
 from training.localisation.losses import Truth, loss_of
+from training.localisation.own import add_command as add_import
 from training.localisation.samples import Sampler
+from training.localisation.scores import class_scores, mask_scores
 from training.localisation.settings import LocalisationSettings
 from training.localisation.store import Store, open_store
 from training.localisation.train import Batches, load_average, new_network, train
@@ -39,11 +41,22 @@ from training.localisation.train import Batches, load_average, new_network, trai
 
 def main() -> None:
     """Runs one command."""
+    arguments = _parser().parse_args()
+    arguments.run(arguments, LocalisationSettings())
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.localisation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    _add_training(commands)
+    _add_weights(commands)
+    return parser
 
+
+def _add_training(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     listing = commands.add_parser("list", help="list the pictures: of the collected research data, or of the manifest")
     listing.add_argument("--manifest", type=Path, help="folder of the manifest whose pictures `make data` assembled")
+    listing.add_argument("--most", type=int, help="so many photographs and faces of each source at most")
     listing.set_defaults(run=_list)
 
     look = commands.add_parser("look", help="draw samples as the network gets them onto one sheet")
@@ -64,12 +77,20 @@ def main() -> None:
     training.add_argument("--workers", type=int, default=1)
     training.add_argument("--threads", type=int, default=2)
     training.add_argument("--until", type=int, help="stop after so many steps")
+    training.add_argument("--weights", type=Path, help="another run's latest.pt to begin with")
     training.set_defaults(run=_train)
 
+
+def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     judging = commands.add_parser("evaluate", help="how good a checkpoint or an exported network is, beside baselines")
     judging.add_argument("weights", type=Path, help="a run's latest.pt, or an ONNX file")
     judging.add_argument("--split", default="dev")
-    judging.add_argument("--limit", type=int, default=40, help="pictures a maker and a collection")
+    judging.add_argument(
+        "--limit",
+        type=int,
+        default=40,
+        help="pictures a maker and a collection of forgeries; a quarter of it of photographs",
+    )
     judging.add_argument("--report", type=Path, help="folder that gets evaluation.json and evaluation.md")
     judging.add_argument("--threads", type=int, default=2)
     judging.set_defaults(run=_evaluate)
@@ -79,29 +100,20 @@ def main() -> None:
     exporting.add_argument("--into", type=Path, default=Path("triton_models"))
     exporting.add_argument("--precision", choices=("int8", "fp16"), default="int8")
     exporting.add_argument("--calibration", type=int, default=48, help="pictures that ranges of int8 are taken from")
+    exporting.add_argument("--threads", type=int, default=2)
     exporting.add_argument(
-        "--limit", type=int, default=40, help="pictures a maker and a collection that it is judged on"
+        "--beside", type=Path, nargs="*", default=[], help="other runs' evaluation.json, to stand beside it in the card"
     )
     exporting.add_argument("--anyway", action="store_true", help="even if it does not beat the baselines")
     exporting.set_defaults(run=_export)
-
-    importing = commands.add_parser("import", help="turn a .pth of your own into a model that Triton serves")
-    importing.add_argument("model", choices=tuple(MODELS))
-    importing.add_argument("checkpoint", type=Path)
-    importing.add_argument("target", type=Path, help="the ONNX file")
-    importing.add_argument(
-        "--side", type=int, help="pixels square that it was trained at; without it the picture's size"
-    )
-    importing.add_argument("--classes", nargs="+", default=list(CLASSES[:4]), help="what a classifier's outputs mean")
-    importing.set_defaults(run=_import)
-
-    arguments = parser.parse_args()
-    arguments.run(arguments, LocalisationSettings())
+    add_import(commands)
 
 
 def _list(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
     manifest = arguments.manifest
     rows = list_manifest(manifest, settings.data) if manifest else list_shared(settings.shared_data)
+    if arguments.most is not None:
+        rows = thinned(rows, arguments.most)
     write_listing(rows, settings.listing)
     print(f"{len(rows)} pictures in {settings.listing}")
 
@@ -116,7 +128,8 @@ def _look(arguments: argparse.Namespace, settings: LocalisationSettings) -> None
     config = read_config(arguments.config)
     sampler = Sampler(_store(settings, "train"), config.sample_weights, seed=config.seed + 1)
     side = config.stages[arguments.stage].side
-    sheet = contact_sheet([sampler.sample(number, side) for number in range(arguments.count)])
+    gentle = config.stages[arguments.stage].gentle
+    sheet = contact_sheet([sampler.sample(number, side, gentle=gentle) for number in range(arguments.count)])
     cv2.imwrite(str(arguments.sheet), sheet[..., ::-1])
 
 
@@ -127,8 +140,9 @@ def _overfit(arguments: argparse.Namespace, settings: LocalisationSettings) -> N
     network = new_network(config).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3)
     for step in range(arguments.steps):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            output = network(batch.images.float().to(memory_format=torch.channels_last))
+        images = batch.images.float().to(memory_format=torch.channels_last)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=config.bfloat16):
+            output = network(images) if config.stages[0].deep else network.read_traces(images)
         losses = loss_of(output, Truth(batch.masks, batch.classes))
         optimiser.zero_grad()
         losses.total.backward()
@@ -150,10 +164,15 @@ def _train(arguments: argparse.Namespace, settings: LocalisationSettings) -> Non
         open_store(rows, settings.decoded, faces=settings.face_detector),
         checkpoints=settings.checkpoints / name,
         log=log,
-        facts={"data": digest_of(rows), "pictures": {kind: kinds.count(kind) for kind in sorted(set(kinds))}},
+        facts={
+            "data": digest_of(rows),
+            "pictures": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+            "weights": arguments.weights.parent.name if arguments.weights else None,
+        },
         workers=arguments.workers,
         threads=arguments.threads,
         until=arguments.until,
+        weights=arguments.weights,
     )
     print(f"{steps} steps done", file=sys.stderr)
 
@@ -163,29 +182,35 @@ def _judged(settings: LocalisationSettings, split: str, limit: int) -> list[Case
     return [
         *planted_cases(store, limit=limit),
         *handmade_cases(store, limit=limit),
-        *pristine_cases(store, limit=limit),
+        *pristine_cases(store, limit=max(1, limit // 4)),
     ]
 
 
 def _fitted_on(settings: LocalisationSettings, limit: int) -> list[Case]:
     """Planted forgeries and pristine pictures that thresholds are fitted on."""
     store = _store(settings, "calibrate")
-    return [*planted_cases(store, limit=limit), *pristine_cases(store, limit=limit)]
+    return [*planted_cases(store, limit=limit), *pristine_cases(store, limit=max(1, limit // 4))]
 
 
 def _evaluate(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
-    torch.set_num_threads(arguments.threads)
     fitting = _fitted_on(settings, max(1, arguments.limit // 2))
-    facts: dict[str, float | str] = {"weights": arguments.weights.name}
-    if arguments.weights.suffix == ".onnx":
-        predict = onnx_predictor(arguments.weights, threads=arguments.threads)
-    else:
-        network, step = load_average(arguments.weights)
-        threshold = fit_threshold(torch_predictor(network), fitting)
-        predict = torch_predictor(network, threshold=threshold)
-        facts |= {"step": step, "threshold": threshold}
-    cases = _judged(settings, arguments.split, arguments.limit)
-    result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
+    facts: dict[str, float | str] = {
+        "weights": arguments.weights.name,
+        "split": arguments.split,
+        "limit": arguments.limit,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = arguments.weights
+        if path.suffix != ".onnx":
+            network, step = load_average(arguments.weights)
+            path, outputs = Path(folder) / "network.onnx", MODELS["deeplabv3plus"]
+            export_onnx(network, path, outputs=outputs)
+            threshold = fit_threshold(onnx_predictor(path, threads=arguments.threads), fitting)
+            export_onnx(network, path, outputs=outputs, threshold=threshold)
+            facts |= {"step": step, "threshold": threshold}
+        predict = onnx_predictor(path, threads=arguments.threads)
+        cases = _judged(settings, arguments.split, arguments.limit)
+        result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
     text = table(result)
     if arguments.report:
         arguments.report.mkdir(parents=True, exist_ok=True)
@@ -199,52 +224,49 @@ def _export(arguments: argparse.Namespace, settings: LocalisationSettings) -> No
     state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
     photographs = [stored for stored in _store(settings, "train") if stored.kind != "face"]
     chosen = photographs[:: max(1, len(photographs) // arguments.calibration)]
-    fitting = _fitted_on(settings, max(1, arguments.limit // 2))
-    cases, thresholds = _judged(settings, "dev", arguments.limit), fit_baselines(fitting)
-    threshold = fit_threshold(torch_predictor(network), fitting)
-    tables: dict[str, str] = {}
+    name = arguments.weights.parent.name
+    report = settings.runs / name / "evaluation.json"
+    before: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    if before.get("step") != step or before.get("split") != "dev":
+        sys.exit(f"{report} does not tell of these weights: make train-evaluate RUN={name} first.")
     with tempfile.TemporaryDirectory() as folder:
         served: dict[Model, Path] = {}
         for model, outputs in MODELS.items():
             single, served[model] = Path(folder) / f"{model}.single.onnx", Path(folder) / f"{model}.onnx"
-            export_onnx(network, single, outputs=outputs, threshold=threshold)
+            export_onnx(network, single, outputs=outputs, threshold=before["threshold"])
             if arguments.precision == "int8":
                 quantise(single, served[model], (prepared(stored.read()[0])[0] for stored in chosen))
             else:
                 halve(single, served[model])
-            if model == "deeplabv3plus":
-                for name, path in (("single", single), ("served", served[model])):
-                    result = evaluate(onnx_predictor(path), cases, thresholds)
-                    tables[name] = table(result)
-                    print(f"{name}\n\n{tables[name]}\n", flush=True)
+        predict = onnx_predictor(served["deeplabv3plus"], threads=arguments.threads)
+        cases = _judged(settings, "dev", before["limit"])
+        result = evaluate(predict, cases, before["baseline_thresholds"])
+        print(table(result), flush=True)
         if not beats_baselines(result) and not arguments.anyway:
             sys.exit(
                 "The network does not beat the baselines; nothing was put in place (--anyway does it all the same)."
             )
-        starts = (settings.runs / arguments.weights.parent.name / "data.jsonl").read_text().splitlines()
+        runs = {name: before} | {path.parent.name: json.loads(path.read_text()) for path in arguments.beside}
+        starts = [json.loads(line) for line in (settings.runs / name / "data.jsonl").read_text().splitlines()]
+        begun = "".join(
+            f", begun with the weights of run `{name}`" for name in {line.get("weights") for line in starts} if name
+        )
         for model, path in served.items():
             facts = {
-                **tables,
-                "run": arguments.weights.parent.name,
+                "single": table(before),
+                "served": table(result),
+                "beside": comparison(runs),
+                "scores": mask_scores(result),
+                "class_scores": class_scores(result),
+                "run": name,
                 "step": str(step),
                 "crops": str(state["crops"]),
-                "data": ", ".join(sorted({json.loads(line)["data"] for line in starts})),
+                "data": ", ".join(sorted({line["data"] for line in starts})) + begun,
                 "backbone": str(json.loads(state["config"])["backbone"]),
                 "precision": arguments.precision,
                 "size": f"{path.stat().st_size / 1e6:.1f} MB",
             }
             print(install(path, model, arguments.into, card=card_of(model, facts)))
-
-
-def _import(arguments: argparse.Namespace, _: LocalisationSettings) -> None:
-    arguments.target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if arguments.model == "deeplabv3plus":
-            import_segmenter(arguments.checkpoint, arguments.target, side=arguments.side)
-        else:
-            import_classifier(arguments.checkpoint, arguments.target, classes=arguments.classes, side=arguments.side)
-    except CheckpointError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

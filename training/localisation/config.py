@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Self
@@ -20,7 +21,9 @@ class Stage(BaseModel):
         batch: crops a step.
         learning_rate: of AdamW, after warming up.
         warmup: steps over which it rises from nothing.
+        final_learning_rate: what it has come down to at the stage's end, along a cosine; None keeps it.
         gentle: share of the crops that are hardly post-processed; traces are learned sooner where they are plain.
+        deep: whether the whole network is trained; else what reads the traces, at a tenth of the cost.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -29,7 +32,23 @@ class Stage(BaseModel):
     batch: int = Field(ge=2)
     learning_rate: float = Field(gt=0)
     warmup: int = Field(ge=0)
+    final_learning_rate: float | None = Field(None, gt=0)
     gentle: float = Field(0.0, ge=0, le=1)
+    deep: bool = True
+
+    @model_validator(mode="after")
+    def _only_what_ends_comes_down(self) -> Self:
+        if self.final_learning_rate is not None and self.steps is None:
+            raise ValueError("a stage without an end has no final learning rate: give its steps")
+        return self
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step since the stage began."""
+        rate = self.learning_rate
+        if self.final_learning_rate is not None and self.steps is not None:
+            share = 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
+            rate = self.final_learning_rate + share * (rate - self.final_learning_rate)
+        return rate * min(1.0, (step + 1) / (self.warmup + 1))
 
 
 class RunConfig(BaseModel):
@@ -40,6 +59,7 @@ class RunConfig(BaseModel):
         learned_filters: constrained residual filters of the stem.
         backbone: channels after the stem; 64 is ResNet50.
         width: channels of ASPP and decoder.
+        traces: channels of what reads the traces.
         bfloat16: whether the network computes in it; on a CPU that pays for wide networks only.
         handmade: whether hand-made forgeries are trained on.
         ema: share of the averaged weights that stays at each step; they are what is evaluated and exported.
@@ -55,6 +75,7 @@ class RunConfig(BaseModel):
     learned_filters: int = Field(ge=1)
     backbone: int = Field(64, ge=8)
     width: int = Field(ge=16)
+    traces: int = Field(64, ge=8)
     bfloat16: bool
     handmade: bool
     ema: float = Field(gt=0, lt=1)

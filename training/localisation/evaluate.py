@@ -35,6 +35,7 @@ from training.localisation.store import Store, Stored
 __all__ = [
     "Case",
     "beats_baselines",
+    "comparison",
     "evaluate",
     "fit_baselines",
     "fit_threshold",
@@ -51,6 +52,7 @@ MARKED: Final = 0.01
 MAX_FALSE_AREA: Final = 0.01
 """Largest mean share of pristine pictures that the network may mark."""
 _THRESHOLDS: Final = np.arange(0.05, 1.0, 0.05)
+_NETWORK_THRESHOLDS: Final = np.append(_THRESHOLDS, (0.97, 0.98, 0.99))
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,17 +224,17 @@ def fit_threshold(predict: Predictor, cases: Sequence[Case]) -> float:
         predict: the network, its mask's probabilities as they are.
         cases: planted forgeries and pristine pictures of the split `calibrate`.
     """
-    f1, area = np.zeros(len(_THRESHOLDS)), np.zeros(len(_THRESHOLDS))
+    f1, area = np.zeros(len(_NETWORK_THRESHOLDS)), np.zeros(len(_NETWORK_THRESHOLDS))
     forged = sum(case.mask is not None for case in cases)
     for case in tqdm(cases, desc="fitting the threshold", disable=None):
         heat = localise(case.rgb, predict).mask
         if case.mask is None:
-            area += [false_alarm_area(heat, threshold=float(t)) for t in _THRESHOLDS]
+            area += [false_alarm_area(heat, threshold=float(t)) for t in _NETWORK_THRESHOLDS]
         else:
-            f1 += [score_image(case.mask, heat, threshold=float(t)).counts.f1 for t in _THRESHOLDS]
+            f1 += [score_image(case.mask, heat, threshold=float(t)).counts.f1 for t in _NETWORK_THRESHOLDS]
     allowed = area / max(1, len(cases) - forged) <= MAX_FALSE_AREA
     allowed[-1] = True
-    return round(float(_THRESHOLDS[int(np.where(allowed, f1, -1.0).argmax())]), 2)
+    return round(float(_NETWORK_THRESHOLDS[int(np.where(allowed, f1, -1.0).argmax())]), 2)
 
 
 def fit_baselines(cases: Sequence[Case]) -> dict[str, float]:
@@ -290,27 +292,48 @@ def table(result: Mapping[str, Any]) -> str:
     methods = [name for name in ("network", *BASELINES) if any(name in row for row in result["sets"].values())]
     lines = [f"| set | pictures | {' | '.join(methods)} |", "|---|---|" + "---|" * len(methods)]
 
-    def cell(estimate: Mapping[str, float | None] | None) -> str:
-        if estimate is None:
-            return ""
-        low, high = estimate["low"], estimate["high"]
-        return f"{estimate['value']:.3f}" + (f" ({low:.3f}-{high:.3f})" if low is not None else "")
-
     for name, row in sorted(result["sets"].items(), key=lambda item: (item[1]["measure"], item[0])):
         measure = "pixel F1" if row["measure"] == "f1" else "marked area"
-        lines.append(f"| {name}: {measure} | {row['pictures']} | {' | '.join(cell(row.get(m)) for m in methods)} |")
+        lines.append(f"| {name}: {measure} | {row['pictures']} | {' | '.join(_cell(row.get(m)) for m in methods)} |")
         if "accused" in row:
-            cells = " | ".join(cell(row["accused"].get(m)) for m in methods)
+            cells = " | ".join(_cell(row["accused"].get(m)) for m in methods)
             lines.append(f"| {name}: share with more than {MARKED:.0%} marked | {row['pictures']} | {cells} |")
+    weaker = [
+        name
+        for name, row in sorted(result["sets"].items())
+        if row["measure"] == "f1"
+        and "network" in row
+        and row["network"]["value"] < max(row[n]["value"] for n in BASELINES)
+    ]
+    if weaker:
+        lines += ["", f"**A baseline is better than the network on**: {', '.join(weaker)}."]
     if "classes" in result:
-        lines += [
-            "",
-            f"Balanced accuracy over five classes: {cell(result['classes']['balanced_accuracy'])}; rows are the truth:",
-        ]
+        balanced = _cell(result["classes"]["balanced_accuracy"])
+        lines += ["", f"Balanced accuracy over five classes: {balanced}; rows are the truth:"]
         lines += ["", f"| | {' | '.join(CLASSES)} |", "|---|" + "---|" * len(CLASSES)]
         for name, counts in zip(CLASSES, result["classes"]["confusion"], strict=True):
             lines.append(f"| {name} | {' | '.join(str(count) for count in counts)} |")
     if "reliability" in result:
         fifths = ", ".join(f"{row['stated']:.2f}: {row['right']:.2f}" for row in result["reliability"])
         lines += ["", f"Reliability, stated and measured, by fifths: {fifths}"]
+    return "\n".join(lines)
+
+
+def _cell(estimate: Mapping[str, float | None] | None) -> str:
+    if estimate is None:
+        return ""
+    low, high = estimate["low"], estimate["high"]
+    return f"{estimate['value']:.3f}" + (f" ({low:.3f}-{high:.3f})" if low is not None else "")
+
+
+def comparison(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The network's figures of several runs beside each other, as Markdown; runs by name, results of `evaluate`."""
+    first = next(iter(results.values()))
+    lines = [f"| set | pictures | {' | '.join(results)} |", "|---|---|" + "---|" * len(results)]
+    for name, row in sorted(first["sets"].items(), key=lambda item: (item[1]["measure"], item[0])):
+        measure = "pixel F1" if row["measure"] == "f1" else "marked area"
+        cells = " | ".join(_cell(result["sets"].get(name, {}).get("network")) for result in results.values())
+        lines.append(f"| {name}: {measure} | {row['pictures']} | {cells} |")
+    balanced = [_cell(result["classes"]["balanced_accuracy"]) for result in results.values()]
+    lines.append(f"| balanced accuracy over five classes | | {' | '.join(balanced)} |")
     return "\n".join(lines)

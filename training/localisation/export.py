@@ -110,8 +110,8 @@ class _Samples(CalibrationDataReader):
 def quantise(source: Path, target: Path, images: Iterable[Floats]) -> None:
     """Quantises to int8 with ranges seen on the images, float32 (1, 3, h, w) each.
 
-    The stem stays in float32, for its residuals are smaller than a step of 8 bits over 0-255; so do the heads and the
-    self-correlation.
+    The stem stays in float32, for its residuals are smaller than a step of 8 bits over 0-255; so do the traces, the
+    heads and the self-correlation.
     """
     with tempfile.TemporaryDirectory() as folder:
         ready = Path(folder) / "ready.onnx"
@@ -136,7 +136,7 @@ def quantise(source: Path, target: Path, images: Iterable[Floats]) -> None:
 def _is_kept(node: onnx.NodeProto) -> bool:
     """Whether a node stays in float32: all but the convolutions and what joins them in backbone, ASPP and decoder."""
     name = node.name
-    if any(part in name for part in ("residuals", "correlation", "heads", "classify", "pooled")):
+    if any(part in name for part in ("residuals", "traces", "told", "correlation", "heads", "classify", "pooled")):
         return True
     in_stage = any(f"layer{stage}" in name for stage in range(1, 5))
     joined = (
@@ -146,12 +146,16 @@ def _is_kept(node: onnx.NodeProto) -> bool:
 
 
 def halve(source: Path, target: Path) -> None:
-    """Stores large weights in half precision; they are cast back when the file is loaded, once."""
+    """Stores large weights in half precision; they are cast back when the file is loaded, once.
+
+    What computes the traces is exact and stays so: a cosine of 11 bits would leave errors larger than they are.
+    """
     model = onnx.load(str(source))
     casts = []
+    exact = {name for node in model.graph.node if "traces/fixed" in node.name for name in node.input}
     for weight in model.graph.initializer:
         values = onnx.numpy_helper.to_array(weight)
-        if values.dtype == np.float32 and values.size >= _LARGE:
+        if values.dtype == np.float32 and values.size >= _LARGE and weight.name not in exact:
             name = weight.name
             weight.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
             casts.append(onnx.helper.make_node("Cast", [f"{name}.half"], [name], to=onnx.TensorProto.FLOAT))
@@ -172,7 +176,7 @@ def install(onnx_file: Path, model: Model, repository: Path, *, card: str) -> st
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     return (
-        f'[[model]]\nname = "{model}"\nlicence = "LicenseRef-Pentimento-Research"\n\n'
+        f'[[model]]\nname = "{model}"\nlicence = "LicenseRef-Research-Only"\n\n'
         f'[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n'
         f'sha256 = "{digest}"\nsize = {weights.stat().st_size}\n'
     )

@@ -4,8 +4,9 @@
 - *resnet50*: torchvision's `resnet50` with its last layer changed to some classes, as `.pth`.
 
 Files are read with `weights_only`: no code of theirs runs. The networks are defined here, so neither library is needed.
-What is served takes the picture in 0-255 at its own size, and does in the graph what the two libraries expect: scaling
-to 0-1, ImageNet's mean and standard deviation, and the size that the network was trained at.
+What is served takes the picture in 0-255, and does in the graph what the two libraries expect: scaling to 0-1,
+ImageNet's mean and standard deviation. The size that the network was trained at, and the names of its classes, stand
+beside it (`training.localisation.own`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.localisation.classes import CLASSES
 from training.localisation.resnet import ResNet50, stages
 
 __all__ = ["CheckpointError", "SmpDeepLabV3Plus", "import_classifier", "import_segmenter", "read_weights"]
@@ -29,6 +29,7 @@ _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
 _NESTED: Final = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES: Final = ("module.", "model.", "net.", "_orig_mod.")
+_CLASS: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class CheckpointError(ValueError):
@@ -137,56 +138,43 @@ class SmpDeepLabV3Plus(nn.Module):
 class _Normalised(nn.Module):
     """What both libraries' networks are trained on: 0-1, less ImageNet's mean, over its standard deviation."""
 
-    def __init__(self, side: int | None) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.side = side
         self.register_buffer("mean", torch.tensor(_MEAN)[:, None, None] * 255.0, persistent=False)
         self.register_buffer("std", torch.tensor(_STD)[:, None, None] * 255.0, persistent=False)
         self.mean: Tensor
         self.std: Tensor
 
     def forward(self, images: Tensor) -> Tensor:
-        if self.side is not None:
-            images = functional.interpolate(images, size=(self.side, self.side), mode="bilinear", align_corners=False)
         return (images - self.mean) / self.std
 
 
 class _Segmenter(nn.Module):
-    def __init__(self, network: SmpDeepLabV3Plus, side: int | None) -> None:
+    def __init__(self, network: SmpDeepLabV3Plus) -> None:
         super().__init__()
-        self.prepare, self.network = _Normalised(side), network
+        self.prepare, self.network = _Normalised(), network
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         mask = torch.sigmoid(self.network(self.prepare(images)))
-        if self.prepare.side is not None:
-            mask = functional.interpolate(mask, size=images.shape[2:], mode="bilinear", align_corners=False)
         # It has no reliability of its own: the network's certainty stands in for it.
         return mask[:, 0], torch.maximum(mask, 1.0 - mask)[:, 0]
 
 
 class _Classifier(nn.Module):
-    """Puts the checkpoint's classes in the order that is served; those that it lacks get the probability 0."""
-
-    def __init__(self, network: ResNet50, classes: Sequence[str], side: int | None) -> None:
+    def __init__(self, network: ResNet50) -> None:
         super().__init__()
-        self.prepare, self.network = _Normalised(side), network
-        order = torch.zeros(len(classes), len(CLASSES))
-        for index, name in enumerate(classes):
-            order[index, CLASSES.index(name)] = 1.0
-        self.register_buffer("order", order, persistent=False)
-        self.order: Tensor
+        self.prepare, self.network = _Normalised(), network
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.softmax(self.network(self.prepare(images)), dim=1) @ self.order
+        return torch.softmax(self.network(self.prepare(images)), dim=1)
 
 
-def import_segmenter(checkpoint: Path, target: Path, *, side: int | None = None) -> None:
+def import_segmenter(checkpoint: Path, target: Path) -> None:
     """Turns a checkpoint of segmentation-models-pytorch's DeepLabV3+ on ResNet50 into ONNX.
 
     Args:
         checkpoint: the `.pth` file.
-        target: the ONNX file: images to mask and reliability.
-        side: every picture is brought to so many pixels square, as many training notebooks do; None leaves its size.
+        target: the ONNX file: images to mask and reliability, at the images' size.
 
     Raises:
         CheckpointError: it is no such checkpoint.
@@ -195,34 +183,29 @@ def import_segmenter(checkpoint: Path, target: Path, *, side: int | None = None)
     network = SmpDeepLabV3Plus()
     ours = re.compile(r"^encoder\.fc\.")
     _load(network, {k: v for k, v in weights.items() if not ours.match(k)}, "DeepLabV3+ on ResNet50, one class")
-    _export(
-        _Segmenter(network, side), target, {"mask": {0: "n", 1: "h", 2: "w"}, "reliability": {0: "n", 1: "h", 2: "w"}}
-    )
+    axes = {0: "n", 1: "h", 2: "w"}
+    _export(_Segmenter(network), target, {"mask": axes, "reliability": axes})
 
 
-def import_classifier(
-    checkpoint: Path, target: Path, *, classes: Sequence[str] = CLASSES[:4], side: int | None = 224
-) -> None:
+def import_classifier(checkpoint: Path, target: Path, *, classes: Sequence[str]) -> None:
     """Turns a checkpoint of torchvision's ResNet50 into ONNX.
 
     Args:
         checkpoint: the `.pth` file.
-        target: the ONNX file: images to the five classes.
-        classes: what the checkpoint's outputs mean, in order, of `CLASSES`.
-        side: every picture is brought to so many pixels square; None leaves its size.
+        target: the ONNX file: images to the probabilities of the classes.
+        classes: what the checkpoint's outputs mean, in order; "pristine" for pictures that were not edited.
 
     Raises:
         CheckpointError: it is no such checkpoint, or its outputs are not as many as the classes.
     """
-    unknown = [name for name in classes if name not in CLASSES]
-    if unknown or len(set(classes)) != len(classes):
-        raise CheckpointError(f"classes are named once each, of {', '.join(CLASSES)}: {', '.join(classes)}")
+    if len(set(classes)) != len(classes) or not all(_CLASS.fullmatch(name) for name in classes):
+        raise CheckpointError(f"classes are named once each, with a-z, 0-9 and _: {', '.join(classes)}")
     weights = read_weights(checkpoint)
     # A new last layer is often a small Sequential; then its last part is the one with weights.
     weights = {re.sub(r"^fc\.\d+\.", "fc.", name): value for name, value in weights.items()}
     network = ResNet50(len(classes))
     _load(network, weights, f"a ResNet50 with {len(classes)} classes")
-    _export(_Classifier(network, classes, side), target, {"classes": {0: "n"}})
+    _export(_Classifier(network), target, {"classes": {0: "n"}})
 
 
 def _export(network: nn.Module, target: Path, outputs: Mapping[str, Mapping[int, str]]) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = [
     "list_manifest",
     "list_shared",
     "read_listing",
+    "thinned",
     "write_listing",
 ]
 
@@ -137,6 +139,24 @@ def digest_of(rows: Sequence[Listed]) -> str:
             f"{row.origin} {row.picture.name} {size} {row.crop} {row.kind} {row.group} {row.split}\n".encode()
         )
     return digest.hexdigest()[:16]
+
+
+def thinned(rows: Iterable[Listed], most: int) -> list[Listed]:
+    """At most so many photographs and faces of each source and split, and all forgeries.
+
+    Which ones depends on the names of their groups and files alone.
+    """
+    ordered = sorted(
+        rows, key=lambda row: hashlib.sha256(f"{row.origin} {row.group} {row.picture.name}".encode()).digest()
+    )
+    seen: Counter[tuple[str, str, str]] = Counter()
+    kept = []
+    for row in ordered:
+        place = row.kind, row.origin, row.split
+        seen[place] += 1
+        if row.kind == "forged" or seen[place] <= most:
+            kept.append(row)
+    return kept
 
 
 _PHOTOGRAPHS: Final = (

@@ -26,6 +26,7 @@ class Truth:
 class Losses:
     """The parts of the loss, each a scalar; `total` is their weighted sum."""
 
+    traces: Tensor
     mask: Tensor
     dice: Tensor
     edge: Tensor
@@ -35,7 +36,8 @@ class Losses:
     @property
     def total(self) -> Tensor:
         """What is minimised."""
-        return self.mask + 0.5 * self.dice + 0.3 * self.edge + 0.1 * self.reliability + 0.4 * self.classes
+        rest = 0.3 * self.edge + 0.1 * self.reliability + 0.4 * self.classes
+        return self.mask + 0.5 * self.dice + 0.5 * self.traces + rest
 
 
 def loss_of(output: Output, truth: Truth) -> Losses:
@@ -46,21 +48,28 @@ def loss_of(output: Output, truth: Truth) -> Losses:
     """
     target = functional.avg_pool2d(truth.masks[:, None], 4)[:, 0]
     forged = (target.amax(dim=(1, 2)) > 0.5).float()
-    mask = functional.binary_cross_entropy_with_logits(output.mask, target)
-    chance = torch.sigmoid(output.mask)
-    overlap = (chance * target).sum(dim=(1, 2))
-    dice = 1.0 - (2.0 * overlap + 1.0) / (chance.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1.0)
+    entropy, dice = _mask_loss(output.mask, target, forged)
+    by_traces = _mask_loss(output.by_traces, target, forged)
     inner = -functional.max_pool2d(-target[:, None], 3, 1, 1)[:, 0]
     outer = functional.max_pool2d(target[:, None], 3, 1, 1)[:, 0]
     outline = (outer - inner).clamp(0.0, 1.0)
     right = ((output.mask.detach() > 0) == (target > 0.5)).float()
     return Losses(
-        mask=mask,
-        dice=(dice * forged).sum() / forged.sum().clamp(min=1.0),
+        traces=by_traces[0] + 0.5 * by_traces[1],
+        mask=entropy,
+        dice=dice,
         edge=functional.binary_cross_entropy_with_logits(output.edge, outline),
         reliability=functional.binary_cross_entropy_with_logits(output.reliability, right),
         classes=_class_loss(output.classes, truth.classes),
     )
+
+
+def _mask_loss(logits: Tensor, target: Tensor, forged: Tensor) -> tuple[Tensor, Tensor]:
+    chance = torch.sigmoid(logits)
+    overlap = (chance * target).sum(dim=(1, 2))
+    dice = 1.0 - (2.0 * overlap + 1.0) / (chance.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1.0)
+    entropy = functional.binary_cross_entropy_with_logits(logits, target)
+    return entropy, (dice * forged).sum() / forged.sum().clamp(min=1.0)
 
 
 def _class_loss(logits: Tensor, classes: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ RGB = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 MARGIN: Final = 8
-"""Pixels that a crop is cut larger by, so that its JPEG grid may begin anywhere."""
+"""Pixels that a crop is cut larger by, so that its JPEG grid can begin anywhere."""
 
 
 def saved(rgb: RGB, encoding: Encoding) -> RGB:
@@ -38,8 +38,8 @@ def first_encoding(rgb: RGB, rng: np.random.Generator) -> RGB:
 
 
 def resized(rgb: RGB, mask: Mask, rng: np.random.Generator, smallest: int) -> tuple[RGB, Mask]:
-    """Four times in ten at another size, 0.5 to 1.4 times; no side gets shorter than `smallest`."""
-    if rng.random() >= 0.4:
+    """A quarter of the time at another size, 0.5 to 1.4 times; no side gets shorter than `smallest`."""
+    if rng.random() >= 0.25:
         return rgb, mask
     height, width = mask.shape
     factor = max(float(rng.uniform(0.5, 1.4)), smallest / min(height, width))
@@ -53,17 +53,17 @@ def resized(rgb: RGB, mask: Mask, rng: np.random.Generator, smallest: int) -> tu
 def soften(rgb: RGB, rng: np.random.Generator) -> RGB:
     """Seldom blurred (standard deviation 0.3-1.2) or noisy (1-6 grey levels)."""
     kind = rng.random()
-    if kind < 0.1:
+    if kind < 0.06:
         return np.asarray(cv2.GaussianBlur(rgb, (0, 0), float(rng.uniform(0.3, 1.2))), np.uint8)
-    if kind < 0.2:
+    if kind < 0.12:
         noise = rng.standard_normal(rgb.shape, dtype=np.float32) * np.float32(rng.uniform(1.0, 6.0))
         return np.asarray(np.rint(np.clip(rgb + noise, 0, 255)), np.uint8)
     return rgb
 
 
 def encoded(rgb: RGB, rng: np.random.Generator) -> RGB:
-    """Saved as pictures on the web are, at a quality of 60 to 100, a quarter of the time twice."""
-    for _ in range(2 if rng.random() < 0.25 else 1):
+    """Saved as pictures on the web are, at a quality of 60 to 100, seldom twice."""
+    for _ in range(2 if rng.random() < 0.15 else 1):
         rgb = saved(rgb, Encoding.drawn(rng, highest_quality=100))
     return rgb
 

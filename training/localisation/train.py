@@ -37,6 +37,7 @@ _CURVE: Final = (
     "seconds",
     "crops",
     "total",
+    "traces",
     "mask",
     "dice",
     "edge",
@@ -90,7 +91,7 @@ class Batches(IterableDataset[Batch]):
 def new_network(config: RunConfig) -> Localiser:
     """The network with random weights, the same for the same seed."""
     torch.manual_seed(config.seed)
-    return Localiser(learned=config.learned_filters, backbone=config.backbone, width=config.width)
+    return Localiser(learned=config.learned_filters, backbone=config.backbone, width=config.width, traces=config.traces)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
@@ -110,10 +111,12 @@ def load_average(checkpoint: Path) -> tuple[Localiser, int]:
 class _Run:
     """A run's state, in memory and in its checkpoint."""
 
-    def __init__(self, config: RunConfig, folder: Path, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, folder: Path, device: torch.device, weights: Path | None) -> None:
         self.config, self.folder, self.device = config, folder, device
         self.step, self.crops, self.seconds = 0, 0, 0.0
         self.network = new_network(config).to(device, memory_format=torch.channels_last)
+        if weights is not None:
+            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["average"])
         self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         decayed = [value for value in self.network.parameters() if value.ndim > 1]
         plain = [value for value in self.network.parameters() if value.ndim <= 1]
@@ -143,15 +146,15 @@ class _Run:
         torch.save(state, partial)
         partial.replace(self.folder / "latest.pt")
 
-    def advance(self, batch: Batch, learning_rate: float) -> dict[str, float]:
-        """One step; what the batch cost and how well it was judged."""
+    def advance(self, batch: Batch, learning_rate: float, *, deep: bool) -> dict[str, float]:
+        """One step of the whole network, or of what reads the traces; what it cost and how well it judged."""
         for group in self.optimiser.param_groups:
             group["lr"] = learning_rate
         began = time.monotonic()
         images = batch.images.to(self.device, torch.float32, memory_format=torch.channels_last)
         truth = Truth(batch.masks.to(self.device), batch.classes.to(self.device))
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
-            output = self.network(images)
+            output = self.network(images) if deep else self.network.read_traces(images)
         losses = loss_of(output, truth)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
@@ -160,7 +163,7 @@ class _Run:
         self.step, self.crops = self.step + 1, self.crops + len(images)
         # Early weights are worth nothing: the average is short at first.
         _blend(self.average, self.network.state_dict(), min(self.config.ema, self.step / (self.step + 10)))
-        parts = ("total", "mask", "dice", "edge", "reliability", "classes")
+        parts = ("total", "traces", "mask", "dice", "edge", "reliability", "classes")
         values = {name: float(getattr(losses, name).detach()) for name in parts}
         values.update(_scores(output.mask.detach(), output.classes.detach(), truth))
         self.seconds += time.monotonic() - began
@@ -177,6 +180,7 @@ def train(
     workers: int = 1,
     threads: int = 2,
     until: int | None = None,
+    weights: Path | None = None,
 ) -> int:
     """Trains until the last stage ends, `until` is reached, or SIGTERM or SIGINT comes; returns the steps done.
 
@@ -189,11 +193,12 @@ def train(
         workers: processes that make samples; 0 makes them in this one.
         threads: of PyTorch, on a CPU.
         until: stop after so many steps.
+        weights: another run's checkpoint, whose averaged network a new run begins with; one that goes on has its own.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
         torch.set_num_threads(threads)
-    run = _Run(config, checkpoints, device)
+    run = _Run(config, checkpoints, device, weights)
     sampler = Sampler(store, config.sample_weights, seed=config.seed)
     loader = DataLoader(
         Batches(sampler, config, run.step),
@@ -212,7 +217,7 @@ def train(
         if place is None or stop.asked or (until is not None and run.step >= until):
             break
         stage, since = place
-        values = run.advance(batch, stage.learning_rate * min(1.0, (since + 1) / (stage.warmup + 1)))
+        values = run.advance(batch, stage.rate(since), deep=stage.deep)
         for name, value in values.items():
             if not math.isnan(value):
                 means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value

@@ -8,6 +8,7 @@ import pytest
 from training.localisation.classes import CLASSES, PRISTINE
 from training.localisation.evaluate import (
     beats_baselines,
+    comparison,
     evaluate,
     fit_baselines,
     fit_threshold,
@@ -68,6 +69,7 @@ def test_an_oracle_is_perfect(cases):
         assert row["network"]["value"] == (1.0 if row["measure"] == "f1" else 0.0)
     assert result["classes"]["balanced_accuracy"]["value"] == 1.0
     assert beats_baselines(result)
+    assert "is better" not in table(result)
     assert all(row["right"] == 1.0 for row in result["reliability"])
 
 
@@ -75,6 +77,7 @@ def test_silence_finds_nothing_and_accuses_nobody(cases):
     sets = evaluate(_constant(0.0), cases, THRESHOLDS)["sets"]
     assert sets["planted, all"]["network"]["value"] == 0.0
     assert sets["pristine"]["accused"]["network"]["value"] == 0.0
+    assert "**A baseline is better than the network on**: hand-made hand, planted copy_move" in table({"sets": sets})
 
 
 def test_marking_everything_is_all_ones(cases):
@@ -86,6 +89,15 @@ def test_marking_everything_is_all_ones(cases):
     text = table(result)
     assert "| planted, all: pixel F1 |" in text
     assert "Balanced accuracy over five classes" in text
+
+
+def test_runs_stand_beside_each_other(cases):
+    found, silent = (evaluate(predict, cases, THRESHOLDS) for predict in (_oracle(cases), _constant(0.0)))
+    text = comparison({"found": found, "silent": silent})
+    assert text.startswith("| set | pictures | found | silent |")
+    row = next(line for line in text.splitlines() if line.startswith("| planted, all: pixel F1 |"))
+    assert "1.000" in row.split("|")[3]
+    assert "0.000" in row.split("|")[4]
 
 
 def test_a_baseline_gets_the_threshold_that_suits_it(cases):

@@ -1,6 +1,7 @@
 """What is served answers as the network does."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -61,6 +62,15 @@ def test_halves_answer_alike_and_are_half_as_large(single, rgb, tmp_path):
     assert found.mask == pytest.approx(expected.mask, abs=0.02)
 
 
+def test_what_computes_traces_stays_exact_in_halves(single, tmp_path):
+    halve(single, tmp_path / "half.onnx")
+    nodes = onnx.load(tmp_path / "half.onnx").graph.node
+    halved = {node.output[0] for node in nodes if node.op_type == "Cast" and node.input[0].endswith(".half")}
+    fixed = {name for node in onnx.load(single).graph.node if "traces/fixed" in node.name for name in node.input}
+    assert halved
+    assert not halved & fixed
+
+
 def test_eight_bits_answer_nearly_alike(single, rgb, tmp_path):
     images = [np.random.default_rng(n).integers(0, 256, (1, 3, 64, 64)).astype(np.float32) for n in range(3)]
     quantise(single, tmp_path / "int8.onnx", images)
@@ -80,7 +90,23 @@ def test_what_is_installed_is_named_by_its_digest(single, tmp_path):
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_a_card_without_its_figures_is_refused(model):
-    facts = dict.fromkeys(("run", "step", "crops", "data", "backbone", "precision", "size", "served", "single"), "7 ")
+    facts = dict.fromkeys(
+        (
+            "run",
+            "step",
+            "crops",
+            "data",
+            "backbone",
+            "precision",
+            "size",
+            "served",
+            "single",
+            "beside",
+            "scores",
+            "class_scores",
+        ),
+        "7 ",
+    )
     assert "{{" not in card_of(model, facts)
     del facts["served"]
     with pytest.raises(ValueError, match="asks for served"):

@@ -39,8 +39,30 @@ def test_everything_learns(network):
     assert idle == []
 
 
+def test_the_traces_alone_teach_only_what_reads_them(network):
+    network.zero_grad()
+    truth = Truth(torch.zeros(2, 64, 64), torch.tensor([4, 0]))
+    truth.masks[1, 16:48, 16:48] = 1.0
+    output = network.train().read_traces(torch.rand(2, 3, 64, 64) * 255)
+    assert torch.equal(output.mask, output.by_traces)
+    loss_of(output, truth).total.backward()
+    taught = {name.split(".")[0] for name, value in network.named_parameters() if value.grad is not None}
+    assert taught == {"traces"}
+
+
+def test_a_new_network_says_what_the_traces_say():
+    torch.manual_seed(1)
+    network = Localiser(learned=2, width=32, backbone=16).eval()
+    images = torch.rand(1, 3, 64, 64) * 255
+    with torch.inference_mode():
+        whole, alone = network(images), network.read_traces(images)
+    assert torch.equal(whole.by_traces, alone.mask)
+    assert (whole.mask - alone.mask).abs().max() < 1.0
+    assert whole.classes == pytest.approx(alone.classes, abs=0.5)
+
+
 def _output(mask: torch.Tensor, classes: torch.Tensor) -> Output:
-    return Output(mask, torch.zeros_like(mask), torch.zeros_like(mask), classes)
+    return Output(mask, torch.zeros_like(mask), torch.zeros_like(mask), classes, mask)
 
 
 def test_a_right_mask_costs_less_than_a_wrong_one():

@@ -6,9 +6,9 @@ import json
 import pytest
 import torch
 
-from training.localisation.config import RunConfig
+from training.localisation.config import RunConfig, Stage
 from training.localisation.samples import Sampler
-from training.localisation.train import Batches, load_average, train
+from training.localisation.train import Batches, load_average, new_network, train
 
 SETTINGS = {
     "seed": 4,
@@ -40,6 +40,16 @@ def test_stages_follow_each_other():
 def test_only_the_last_stage_is_endless():
     with pytest.raises(ValueError, match="only the last stage"):
         RunConfig.model_validate({**SETTINGS, "stages": SETTINGS["stages"][::-1]})
+
+
+def test_the_learning_rate_warms_up_and_comes_down():
+    stage = Stage(steps=100, side=64, batch=2, learning_rate=1e-3, final_learning_rate=1e-4, warmup=4)
+    assert stage.rate(0) == pytest.approx(2e-4, rel=0.01)
+    assert stage.rate(50) == pytest.approx(5.5e-4)
+    assert stage.rate(100) == pytest.approx(1e-4)
+    assert Stage(side=64, batch=2, learning_rate=1e-3, warmup=0).rate(10**6) == 1e-3
+    with pytest.raises(ValueError, match="without an end"):
+        Stage(side=64, batch=2, learning_rate=1e-3, final_learning_rate=1e-4, warmup=0)
 
 
 def test_without_hand_made_forgeries_none_is_drawn():
@@ -77,3 +87,17 @@ def test_a_run_is_resumed(store, tmp_path):
     assert json.loads(state["config"])["seed"] == 4
     assert torch.equal(network.heads.weight, state["average"]["heads.weight"])
     assert not torch.equal(state["average"]["heads.weight"], state["network"]["heads.weight"])
+
+
+def test_a_stage_that_is_not_deep_leaves_the_backbone_and_another_run_begins_with_its_weights(store, tmp_path):
+    shallow = RunConfig.model_validate({**SETTINGS, "stages": [{**SETTINGS["stages"][0], "deep": False}]})
+    folders = {"log": tmp_path, "facts": {}, "workers": 0}
+    train(shallow, store, checkpoints=tmp_path / "one", **folders)
+    one = torch.load(tmp_path / "one" / "latest.pt", weights_only=True)
+    new = new_network(shallow).state_dict()
+    assert torch.equal(one["network"]["backbone.conv1.weight"], new["backbone.conv1.weight"])
+    assert not torch.equal(one["network"]["traces.mask.weight"], new["traces.mask.weight"])
+    train(CONFIG, store, checkpoints=tmp_path / "two", weights=tmp_path / "one" / "latest.pt", until=0, **folders)
+    two = torch.load(tmp_path / "two" / "latest.pt", weights_only=True)
+    assert two["step"] == 0
+    assert torch.equal(two["network"]["traces.mask.weight"], one["average"]["traces.mask.weight"])

@@ -1,0 +1,1 @@
+"""Users' own classifiers of faces become the model `facenet_realfake`."""

@@ -1,0 +1,185 @@
+"""The training loop: seeded, and resumed where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from training.faces._loop import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.faces.realfake.config import RunConfig
+from training.faces.realfake.network import RealFake, load_facenet
+from training.faces.realfake.samples import Sampler
+
+__all__ = ["load_average", "log_odds", "overfit", "train", "use_threads"]
+
+RGB = NDArray[np.uint8]
+
+_MOMENTUM: Final = 0.95
+"""Share of the old value in the curve's running means."""
+_LARGEST_GRADIENT: Final = 2.0
+_CURVE: Final = ("step", "side", "seconds", "faces", "loss", "accuracy", "calibrate_auc")
+
+
+def use_threads(count: int) -> None:
+    """As many threads for PyTorch and OpenCV."""
+    torch.set_num_threads(count)
+    cv2.setNumThreads(count)
+
+
+def log_odds(
+    network: RealFake, views: Sequence[RGB], *, batch: int = 32, bfloat16: bool = False
+) -> NDArray[np.float64]:
+    """The network's log odds of chips being fake, each uint8 (160, 160, 3); float64 (n,)."""
+    network.eval()
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        found = [
+            network(_tensor(np.stack(views[start : start + batch]))).float().numpy()
+            for start in range(0, len(views), batch)
+        ]
+    return np.concatenate(found).astype(np.float64) if found else np.zeros(0)
+
+
+def load_average(folder: Path) -> tuple[RealFake, RunConfig, int] | None:
+    """The averaged network of a run's checkpoint, for inference, the run's settings, and its step; None without one."""
+    state = read_checkpoint(folder)
+    if state is None:
+        return None
+    config = RunConfig.model_validate_json(state["config"])
+    network = RealFake(detail=config.detail, dropout=config.dropout)
+    network.load_state_dict(state["average"])
+    return network.eval(), config, int(state["step"])
+
+
+def train(
+    config: RunConfig,
+    sampler: Sampler,
+    *,
+    facenet: Path,
+    checkpoints: Path,
+    log: Path,
+    judge: Callable[[RealFake], float],
+    threads: int = 1,
+    until: int | None = None,
+) -> int:
+    """Trains until the last stage ends, `until` is reached, or SIGTERM or SIGINT comes; returns the steps done.
+
+    Args:
+        config: the run's settings.
+        sampler: makes its batches.
+        facenet: FaceNet's frozen graph, from which a new run starts.
+        checkpoints: folder of the run's checkpoint, from which it goes on.
+        log: folder that gets the curve.
+        judge: says how good the averaged network is.
+        threads: of PyTorch and OpenCV.
+        until: stop after so many steps.
+    """
+    use_threads(threads)
+    run = _Run(config, checkpoints, facenet)
+    stop = Stop()
+    means: dict[str, float] = {}
+    torch.manual_seed(config.seed + run.step)
+    while (stage := config.stage(run.step)) is not None and not stop.asked and run.step != until:
+        batch = sampler.batch(run.step, stage)
+        values = run.advance(_tensor(batch.faces), torch.from_numpy(batch.fake).float())
+        for name, value in values.items():
+            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
+        row: dict[str, Any] = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.faces}
+        row |= {name: f"{value:.4f}" for name, value in means.items()}
+        if run.step % config.judge_every == 0:
+            row["calibrate_auc"] = f"{judge(run.averaged()):.4f}"
+        if run.step % config.report_every == 0:
+            append_row(log / "curve.csv", _CURVE, row)
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+    run.save()
+    return run.step
+
+
+def overfit(config: RunConfig, sampler: Sampler, facenet: Path, *, steps: int, threads: int = 1) -> list[float]:
+    """The losses of a new network that sees one batch again and again: they must fall to nothing."""
+    use_threads(threads)
+    run = _Run(config, None, facenet)
+    stage = config.stages[0].model_copy(update={"batch": 16})
+    batch = sampler.batch(0, stage)
+    faces, fake = _tensor(batch.faces), torch.from_numpy(batch.fake).float()
+    return [run.advance(faces, fake)["loss"] for _ in range(steps)]
+
+
+class _Run:
+    """A run's state, in memory and in its checkpoint."""
+
+    def __init__(self, config: RunConfig, folder: Path | None, facenet: Path) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self._folder = config, folder
+        self.step, self.faces, self.seconds = 0, 0, 0.0
+        network = RealFake(detail=config.detail, dropout=config.dropout)
+        state = read_checkpoint(folder) if folder is not None else None
+        if state is None:
+            load_facenet(network.trunk, facenet)
+        self.network = network.to(memory_format=torch.channels_last)
+        new = [value for name, value in self.network.named_parameters() if not name.startswith("trunk.")]
+        groups = [{"params": list(self.network.trunk.parameters())}, {"params": new}]
+        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
+        self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        if state is not None:
+            self.network.load_state_dict(state["network"])
+            self._average = dict(state["average"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self.step, self.faces, self.seconds = int(state["step"]), int(state["faces"]), float(state["seconds"])
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self._folder is None:
+            return
+        state = {
+            "config": self.config.model_dump_json(),
+            "network": self.network.state_dict(),
+            "average": self._average,
+            "optimiser": self._optimiser.state_dict(),
+            "step": self.step,
+            "faces": self.faces,
+            "seconds": self.seconds,
+        }
+        write_checkpoint(self._folder, state)
+
+    def averaged(self) -> RealFake:
+        """A copy with the averaged weights."""
+        network = RealFake(detail=self.config.detail, dropout=self.config.dropout)
+        network.load_state_dict(self._average)
+        return network.to(memory_format=torch.channels_last).eval()
+
+    def advance(self, faces: Tensor, fake: Tensor) -> dict[str, float]:
+        """One step; what the batch cost and how much of it was told right."""
+        began = time.monotonic()
+        rate = self.config.rate(self.step)
+        for group, highest in zip(
+            self._optimiser.param_groups, (self.config.learning_rate, self.config.new_learning_rate), strict=True
+        ):
+            group["lr"] = highest * rate
+        self.network.train()
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
+            odds = self.network(faces)
+        loss = functional.binary_cross_entropy_with_logits(odds.float(), fake)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
+        self._optimiser.step()
+        self.step, self.faces = self.step + 1, self.faces + len(faces)
+        blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
+        self.seconds += time.monotonic() - began
+        right = ((odds.detach() > 0) == (fake > 0.5)).float().mean()
+        return {"loss": float(loss.detach()), "accuracy": float(right)}
+
+
+def _tensor(faces: RGB) -> Tensor:
+    """From uint8 (n, h, w, 3) to float (n, 3, h, w), 0-255, channels last in memory."""
+    return torch.from_numpy(faces).permute(0, 3, 1, 2).float().contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,173 @@
+"""YuNet: its form, the scenes, what is learned of the teacher, and how agreement is counted."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from pydantic import ValidationError
+
+from services.common.detection import Point
+from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
+from training.faces.tests.conftest import drawn_face
+from training.faces.yunet.config import RunConfig
+from training.faces.yunet.judging import agreement, export_onnx, faces_found
+from training.faces.yunet.network import OUTPUTS, Served, YuNet
+from training.faces.yunet.scenes import SceneMaker
+from training.faces.yunet.train import Teacher, distance, load_average, train
+
+SETTINGS = {
+    "seed": 2,
+    "steps": 6,
+    "batch": 2,
+    "sides": [64, 96],
+    "learning_rate": 1e-3,
+    "warmup": 0,
+    "weight_decay": 0.0,
+    "ema": 0.9,
+    "positive": 0.3,
+    "box_weight": 1.0,
+    "landmark_weight": 1.0,
+    "report_every": 1,
+    "judge_every": 3,
+    "checkpoint_every": 1,
+}
+CONFIG = RunConfig.model_validate(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def teacher_file(tmp_path_factory):
+    """A network that has learned nothing, as a teacher: sure of faces here and there."""
+    torch.manual_seed(8)
+    network = YuNet()
+    for name, head in network.heads.items():
+        if name[:3] in {"cls", "obj"}:
+            torch.nn.init.constant_(head[-1].bias, 0.5)
+    path = tmp_path_factory.mktemp("teacher") / "model.onnx"
+    export_onnx(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return SceneMaker([drawn_face(number) for number in range(4)], [drawn_face(90), drawn_face(91)], seed=5)
+
+
+def test_it_is_as_small_as_the_published_one():
+    # The published yunet_n has 75,856: 1,008 of them are offsets that a normalisation takes away again.
+    assert sum(value.numel() for value in YuNet().parameters()) == 75_856 - 1_008
+
+
+def test_outputs_are_those_of_the_published_export_at_any_size(tmp_path):
+    network = YuNet().eval()
+    export_onnx(network, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_outputs()] == list(OUTPUTS)
+    pictures = np.random.default_rng(1).uniform(0, 255, (2, 3, 96, 160)).astype(np.float32)
+    answers = session.run(None, {"input": pictures})
+    with torch.inference_mode():
+        expected = Served(network)(torch.from_numpy(pictures))
+    for name, answer, wanted in zip(OUTPUTS, answers, expected, strict=True):
+        stride = int(name.split("_")[1])
+        assert answer.shape[:2] == (2, (96 // stride) * (160 // stride))
+        assert np.abs(answer - wanted.numpy()).max() < 1e-3
+    scores = dict(zip(OUTPUTS, answers, strict=True))["cls_8"]
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_teacher_of_one_size_is_refused(tmp_path):
+    torch.onnx.export(
+        Served(YuNet()).eval(),
+        (torch.rand(1, 3, 64, 64),),
+        str(tmp_path / "fixed.onnx"),
+        input_names=["input"],
+        output_names=list(OUTPUTS),
+        dynamo=False,
+    )
+    with pytest.raises(ValueError, match="free sizes"):
+        Teacher(tmp_path / "fixed.onnx")
+
+
+def test_agreement_costs_nothing_and_each_difference_something():
+    torch.manual_seed(3)
+    student = YuNet().eval()
+    pictures = torch.rand(1, 3, 64, 64) * 255
+    with torch.no_grad():
+        maps = student(pictures)
+        maps["cls_16"][0, 3], maps["obj_16"][0, 3] = 3.0, 3.0
+        wanted = {name: torch.sigmoid(value) if name[:3] in {"cls", "obj"} else value for name, value in maps.items()}
+        assert float(distance(maps, wanted, CONFIG)["loss"]) == pytest.approx(0, abs=1e-3)
+        for name, part in (("cls_16", "scores"), ("bbox_16", "boxes"), ("kps_16", "landmarks")):
+            other = {**maps, name: maps[name].clone()}
+            other[name][0, 3] += 1.0
+            parts = distance(other, wanted, CONFIG)
+            assert float(parts[part]) > 0.01, name
+        # Where the teacher sees no face, boxes mean nothing.
+        other = {**maps, "bbox_16": maps["bbox_16"].clone()}
+        other["bbox_16"][0, 5] += 100.0
+        assert float(distance(other, wanted, CONFIG)["boxes"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_run_learns_and_goes_on_where_it_stopped(tmp_path, teacher_file, scenes):
+    def run(name: str, until: int | None) -> int:
+        return train(
+            CONFIG,
+            scenes,
+            Teacher(teacher_file),
+            checkpoints=tmp_path / name,
+            log=tmp_path / name,
+            judge=lambda network: {"found": 0.5, "extra": 0.1},
+            until=until,
+        )
+
+    assert run("whole", None) == 6
+    assert run("parts", 2) == 2
+    assert run("parts", None) == 6
+    whole, parts = (load_average(tmp_path / name)[0].state_dict() for name in ("whole", "parts"))
+    assert all(torch.allclose(whole[name], parts[name], atol=1e-4) for name in whole)
+    lines = (tmp_path / "parts" / "curve.csv").read_text().splitlines()
+    assert len(lines) == 7
+    assert lines[3].endswith("0.5000,0.1000")
+    first, last = (float(line.split(",")[3]) for line in (lines[1], lines[-1]))
+    assert last < first
+
+
+def test_scenes_are_the_same_for_the_same_number_and_differ_by_their_faces(scenes):
+    assert np.array_equal(scenes.scene(4, 96), scenes.scene(4, 96))
+    assert not np.array_equal(scenes.scene(4, 96), scenes.scene(5, 96))
+    faces = SceneMaker([np.full((256, 256, 3), 250, np.uint8)], [np.full((300, 300, 3), 5, np.uint8)], seed=1)
+    bright = [float((faces.scene(number, 128, with_faces=True) > 200).mean()) for number in range(20)]
+    dark = [float((faces.scene(number, 128, with_faces=False) > 200).mean()) for number in range(20)]
+    assert np.mean(bright) > np.mean(dark) + 0.1
+
+
+def test_scenes_need_something_to_be_made_of():
+    with pytest.raises(ValueError, match="faces and backgrounds"):
+        SceneMaker([], [drawn_face(1)], seed=0)
+
+
+def test_sides_fit_the_strides():
+    with pytest.raises(ValidationError, match="multiples of 32"):
+        RunConfig.model_validate({**SETTINGS, "sides": [100]})
+
+
+def _face(x: float, confidence: float = 0.9) -> DetectedFace:
+    middle = Point(x + 20, 20)
+    marks = Landmarks(right_eye=middle, left_eye=middle, nose=middle, mouth=middle)
+    return DetectedFace(box=Box(x, 0, x + 40, 40), confidence=confidence, detector=FaceDetector.YUNET, landmarks=marks)
+
+
+def test_agreement_counts_faces_found_missed_and_extra():
+    result = agreement([[_face(0), _face(100)], []], [[_face(4), _face(200)], [_face(0)]])
+    assert (result.faces, result.found, result.seen, result.extra) == (2, 1, 3, 2)
+    assert result.landmarks_off == pytest.approx(0.1)
+    assert result.shares == {"found": 0.5, "extra": 1.0}
+    # On the verge of the threshold neither is wrong.
+    close = agreement([[_face(0, 0.61)]], [[_face(0, 0.55)]])
+    assert (close.found, close.extra) == (1, 0)
+
+
+def test_a_network_agrees_with_itself(teacher_file, scenes):
+    pictures = [scenes.scene(number, 96, with_faces=True) for number in range(3)]
+    found = faces_found(teacher_file, pictures)
+    result = agreement(found, found)
+    assert (result.found, result.extra) == (result.faces, 0)

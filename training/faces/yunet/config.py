@@ -1,0 +1,62 @@
+"""The settings of a run, as a TOML file."""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["RunConfig", "read_config"]
+
+
+class RunConfig(BaseModel):
+    """A run.
+
+    Attributes:
+        seed: of weights and scenes.
+        steps: how many.
+        batch: scenes a step.
+        sides: of the scenes, in pixels, multiples of 32; one for a step, in turns.
+        learning_rate: of AdamW, at its highest; it falls along a cosine to a hundredth.
+        warmup: steps over which it rises from nothing.
+        weight_decay: of AdamW.
+        ema: share of the averaged weights that stays at each step; they are what is judged and exported.
+        positive: from this score of the teacher's on, a place's box and landmarks are learned.
+        box_weight, landmark_weight: of the two in the loss, beside the scores.
+        report_every, judge_every, checkpoint_every: steps between rows of the curve, judgements, checkpoints.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    seed: int
+    steps: int = Field(ge=1)
+    batch: int = Field(ge=1)
+    sides: tuple[int, ...] = Field(min_length=1)
+    learning_rate: float = Field(gt=0)
+    warmup: int = Field(ge=0)
+    weight_decay: float = Field(ge=0)
+    ema: float = Field(gt=0, lt=1)
+    positive: float = Field(gt=0, lt=1)
+    box_weight: float = Field(ge=0)
+    landmark_weight: float = Field(ge=0)
+    report_every: int = Field(ge=1)
+    judge_every: int = Field(ge=1)
+    checkpoint_every: int = Field(ge=1)
+
+    @field_validator("sides")
+    @classmethod
+    def _fit_the_strides(cls, sides: tuple[int, ...]) -> tuple[int, ...]:
+        if any(side < 32 or side % 32 for side in sides):
+            raise ValueError("the sides of scenes are multiples of 32")
+        return sides
+
+    def rate(self, step: int) -> float:
+        """The learning rate at a step."""
+        fallen = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps)))
+        return self.learning_rate * fallen * min(1.0, (step + 1) / (self.warmup + 1))
+
+
+def read_config(path: Path) -> RunConfig:
+    """The settings in a TOML file. Raises pydantic.ValidationError, which names what is wrong."""
+    return RunConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))

@@ -1,0 +1,195 @@
+"""Learning what the teacher says of every place of its maps, on scenes made on the way; resumed where it stopped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from training.faces._loop import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.faces.yunet.config import RunConfig
+from training.faces.yunet.network import OUTPUTS, STRIDES, Maps, YuNet
+from training.faces.yunet.scenes import SceneMaker
+
+__all__ = ["Teacher", "distance", "load_average", "train"]
+
+RGB = NDArray[np.uint8]
+
+_MOMENTUM: Final = 0.95
+_LARGEST_GRADIENT: Final = 5.0
+_CURVE: Final = ("step", "side", "seconds", "loss", "scores", "boxes", "landmarks", "found", "extra")
+
+
+class Teacher:
+    """The published network: ONNX with the outputs of `Served`, and free height and width; asked picture by picture."""
+
+    def __init__(self, network: Path, *, threads: int = 1) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+        shape = self._session.get_inputs()[0].shape
+        if any(isinstance(size, int) for size in shape[2:]):
+            raise ValueError(
+                f"{network.name} takes pictures of one size only ({shape}): take the export with free sizes"
+            )
+        self._input = self._session.get_inputs()[0].name
+
+    def maps(self, pictures: NDArray[np.float32]) -> Maps:
+        """What it says of pictures, float32 (n, 3, h, w), BGR, 0-255; `cls` and `obj` as probabilities."""
+        answers = [self._session.run(list(OUTPUTS), {self._input: picture[None]}) for picture in pictures]
+        return {
+            name: torch.from_numpy(np.concatenate([answer[index] for answer in answers]))
+            for index, name in enumerate(OUTPUTS)
+        }
+
+
+def distance(student: Maps, teacher: Maps, config: RunConfig) -> dict[str, Tensor]:
+    """How far the student is from the teacher: `loss` and its parts.
+
+    Scores: binary cross-entropy with the teacher's probability, over all places, divided by how many faces' worth of
+    places the teacher sees. Boxes and landmarks: smooth L1, in strides, where the teacher is sure enough.
+    """
+    parts = {name: torch.zeros(()) for name in ("scores", "boxes", "landmarks")}
+    weight_sum = torch.zeros(())
+    for stride in STRIDES:
+        wanted = {name: teacher[f"{name}_{stride}"] for name in ("cls", "obj", "bbox", "kps")}
+        for name in ("cls", "obj"):
+            odds, target = student[f"{name}_{stride}"], wanted[name]
+            # The entropy of the target is taken off, so that 0 is agreement.
+            least = functional.binary_cross_entropy(target, target, reduction="sum")
+            parts["scores"] = parts["scores"] + (
+                functional.binary_cross_entropy_with_logits(odds, target, reduction="sum") - least
+            )
+        score = (wanted["cls"] * wanted["obj"]).clamp(0, 1).sqrt()
+        weight = torch.where(score >= config.positive, score, 0.0)
+        weight_sum = weight_sum + weight.sum()
+        for part, name in (("boxes", "bbox"), ("landmarks", "kps")):
+            off = functional.smooth_l1_loss(student[f"{name}_{stride}"], wanted[name], reduction="none", beta=0.1)
+            parts[part] = parts[part] + (off.mean(dim=2, keepdim=True) * weight).sum()
+    count = weight_sum.clamp(min=1.0)
+    found = {name: value / count for name, value in parts.items()}
+    loss = found["scores"] + config.box_weight * found["boxes"] + config.landmark_weight * found["landmarks"]
+    return {"loss": loss, **found}
+
+
+def load_average(folder: Path) -> tuple[YuNet, int] | None:
+    """The averaged network of a run's checkpoint, for inference, and its step; None without one."""
+    state = read_checkpoint(folder)
+    if state is None:
+        return None
+    network = YuNet()
+    network.load_state_dict(state["average"])
+    return network.eval(), int(state["step"])
+
+
+def train(
+    config: RunConfig,
+    scenes: SceneMaker,
+    teacher: Teacher,
+    *,
+    checkpoints: Path,
+    log: Path,
+    judge: Callable[[YuNet], Mapping[str, float]],
+    threads: int = 1,
+    until: int | None = None,
+) -> int:
+    """Trains until the last step, `until`, or until SIGTERM or SIGINT comes; returns the steps done.
+
+    Args:
+        config: the run's settings.
+        scenes: made as they are needed.
+        teacher: labels them.
+        checkpoints: folder of the run's checkpoint, from which it goes on.
+        log: folder that gets the curve.
+        judge: says how much of what the teacher finds the averaged network finds (`found`), and what else (`extra`).
+        threads: of PyTorch and OpenCV.
+        until: stop after so many steps.
+    """
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    run = _Run(config, checkpoints)
+    stop = Stop()
+    means: dict[str, float] = {}
+    while run.step < config.steps and not stop.asked and run.step != until:
+        began = time.monotonic()
+        side = config.sides[run.step % len(config.sides)]
+        pictures = _batch([scenes.scene(run.step * config.batch + index, side) for index in range(config.batch)])
+        values = run.advance(pictures, teacher)
+        run.seconds += time.monotonic() - began
+        for name, value in values.items():
+            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
+        row: dict[str, Any] = {"step": run.step, "side": side, "seconds": round(run.seconds)}
+        row |= {name: f"{value:.4f}" for name, value in means.items()}
+        if run.step % config.judge_every == 0:
+            row |= {name: f"{value:.4f}" for name, value in judge(run.averaged()).items()}
+        if run.step % config.report_every == 0:
+            append_row(log / "curve.csv", _CURVE, row)
+        if run.step % config.checkpoint_every == 0:
+            run.save()
+    run.save()
+    return run.step
+
+
+class _Run:
+    """A run's state, in memory and in its checkpoint."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self._folder = config, folder
+        self.step, self.seconds = 0, 0.0
+        self.network = YuNet()
+        self._optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
+        self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+        state = read_checkpoint(folder)
+        if state is not None:
+            self.network.load_state_dict(state["network"])
+            self._average = dict(state["average"])
+            self._optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        state = {
+            "config": self.config.model_dump_json(),
+            "network": self.network.state_dict(),
+            "average": self._average,
+            "optimiser": self._optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        write_checkpoint(self._folder, state)
+
+    def averaged(self) -> YuNet:
+        """A copy with the averaged weights."""
+        network = YuNet()
+        network.load_state_dict(self._average)
+        return network.eval()
+
+    def advance(self, pictures: NDArray[np.float32], teacher: Teacher) -> dict[str, float]:
+        """One step; the loss and its parts."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = self.config.rate(self.step)
+        self.network.train()
+        far = distance(self.network(torch.from_numpy(pictures)), teacher.maps(pictures), self.config)
+        self._optimiser.zero_grad(set_to_none=True)
+        far["loss"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
+        self._optimiser.step()
+        self.step += 1
+        blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
+        return {name: float(value.detach()) for name, value in far.items()}
+
+
+def _batch(scenes: list[RGB]) -> NDArray[np.float32]:
+    """Float32 (n, 3, h, w), BGR, 0-255."""
+    return np.ascontiguousarray(np.stack(scenes)[..., ::-1].transpose(0, 3, 1, 2), dtype=np.float32)
