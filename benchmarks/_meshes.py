@@ -21,8 +21,8 @@ def own_mesh(**settings: str) -> Iterator[Mesh]:
     lifted = {f"PENTIMENTO_RATE_LIMIT_{kind}": "0" for kind in ("IMAGE", "ANALYSIS", "BATCH", "OTHER")}
     with tempfile.TemporaryDirectory(prefix="pentimento-benchmark-") as home:
         mesh = Mesh(Path(home), **lifted, **settings)
-        mesh.start()
         try:
+            mesh.start()
             yield mesh
         finally:
             mesh.stop()

@@ -14,7 +14,8 @@ __all__ = ["LOCK_PATH", "Entry", "LockError", "LockedFile", "ModelsLock", "Packa
 LOCK_PATH = Path(__file__).with_name("models.lock")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Of a model."""
 
 
 class LockError(ValueError):
@@ -67,7 +68,7 @@ class LockedFile:
             Protocol Buffers merge messages that are strung together, so it adds outputs and nodes to an ONNX graph,
             and the package's weights need not be copied into this repository.
         url: the https address that it comes from, if it does.
-        committed: whether it lies in this repository, at `triton_models/<model>/<path>`.
+        committed: whether it lies in this repository, at `triton_models/<model>/<path>`; or in an own model's folder.
     """
 
     path: PurePosixPath
@@ -97,12 +98,14 @@ class Entry:
         name: the model's name in the model repository, or the asset's name.
         licence: the weights' licence as an SPDX expression.
         files: what it consists of.
+        own: whether it is the deployment's own (see `_own`), and not of models.lock.
     """
 
     kind: Literal["model", "asset"]
     name: str
     licence: str
     files: tuple[LockedFile, ...]
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +157,7 @@ def _package(table: dict[str, Any]) -> Package:
 def _entry(kind: Literal["model", "asset"], table: dict[str, Any], packages: Mapping[str, Package]) -> Entry:
     where = f"{kind} {table.get('name')!r}"
     name = _text(table, "name", where)
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise LockError(f"{where}: a name consists of a-z, 0-9 and _")
     licence = _text(table, "licence", where)
     files = tuple(_file(file, where, packages) for file in table.pop("file", []))

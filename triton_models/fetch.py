@@ -17,6 +17,9 @@ no harm: one waits for the other.
 
 The served config.pbtxt is the committed one plus a parameter `sha256.<version>`: so a service can ask Triton which
 weights answered.
+
+A model of the deployment's own, in `<data folder>/models/own/<model>/`, is put in place of ours of that name
+(docs/own-models.md).
 """
 
 from __future__ import annotations
@@ -28,14 +31,16 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from triton_models._card import CardError, scores_of
 from triton_models._lock import Entry, LockedFile, LockError, ModelsLock, Package, read_lock
+from triton_models._own import read_own
 from triton_models._sources import (
     FetchError,
     copy_checked,
@@ -62,10 +67,12 @@ class EntryStatus:
     Attributes:
         entry: the entry.
         reason: why it is missing; None if it is there.
+        scores: what its card says that it scores, by name.
     """
 
     entry: Entry
     reason: str | None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def ready(self) -> bool:
@@ -110,12 +117,18 @@ def fetch(
         report: is told about progress, a line at a time.
 
     Returns:
-        Every entry of the lock, in its order, with the reason if it is missing.
+        Every entry of the lock, in its order, with the reason if it is missing; then the deployment's own models.
     """
     folder.root.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder.lock, report):
         known = {} if verify else _known_files(folder)
-        wanted = [_Wanted(entry, file, _target(folder, entry, file)) for entry in lock.entries for file in entry.files]
+        own = read_own(folder.own)
+        for name, problem in own.problems.items():
+            report(f"own model {name} is left out: {problem}")
+        replaced = {entry.name for entry in own.entries}
+        entries = [entry for entry in lock.entries if entry.kind != "model" or entry.name not in replaced]
+        entries += own.entries
+        wanted = [_Wanted(entry, file, _target(folder, entry, file)) for entry in entries for file in entry.files]
         missing = [item for item in wanted if not _in_place(item, known.get(item.key(folder)))]
         failures: dict[str, str] = {}
         if missing:
@@ -126,11 +139,18 @@ def fetch(
             finally:
                 shutil.rmtree(folder.staging, ignore_errors=True)
         statuses = []
-        for entry in lock.entries:
+        for entry in entries:
             reason = failures.get(entry.name)
+            place = (folder.own if entry.own else source) / entry.name
+            scores: dict[str, float] = {}
             if reason is None and entry.kind == "model":
-                reason = _put_config(entry, folder, source)
-            statuses.append(EntryStatus(entry, reason))
+                reason = _put_config(entry, folder, place)
+                try:
+                    scores = scores_of(place / "MODEL_CARD.md")
+                except CardError as error:
+                    report(f"{error}; its scores are left out")
+            statuses.append(EntryStatus(entry, reason, scores))
+        _remove_gone(folder, entries)
         _write_status(folder, statuses, wanted)
         return statuses
 
@@ -221,7 +241,7 @@ class _Obtainer:
 
     def _mirrored(self, item: _Wanted) -> Path | None:
         """The file in the mirror, if there is one."""
-        if self._mirror is None:
+        if self._mirror is None or item.entry.own:
             return None
         path = self._mirror / item.key(self._folder)
         return path if path.is_file() else None
@@ -245,7 +265,8 @@ class _Obtainer:
             self._report(f"{item.label}: downloading {file.url} ({file.size / 1e6:.1f} MB)")
             download_url(file.url, file, staged)
         else:
-            copy_checked(self._source / item.entry.name / file.path, staged, file, file.source)
+            source = self._folder.own if item.entry.own else self._source
+            copy_checked(source / item.entry.name / file.path, staged, file, file.source)
         item.target.parent.mkdir(parents=True, exist_ok=True)
         staged.replace(item.target)
         self._report(f"{item.label}: in place ({file.size / 1e6:.1f} MB)")
@@ -254,14 +275,30 @@ class _Obtainer:
         return Path(tempfile.mkdtemp(dir=self._folder.staging))
 
 
-def _put_config(entry: Entry, folder: ModelsFolder, source: Path) -> str | None:
+def _put_config(entry: Entry, folder: ModelsFolder, place: Path) -> str | None:
     """Puts a model's config.pbtxt in place; returns why that is impossible, if it is."""
     try:
-        text = (source / entry.name / "config.pbtxt").read_text(encoding="utf-8")
+        text = (place / "config.pbtxt").read_text(encoding="utf-8")
         _write_if_changed(folder.repository / entry.name / "config.pbtxt", served_config(text, entry))
     except OSError as error:
         return f"config.pbtxt: {error.strerror or error}"
     return None
+
+
+def _source_of(entry: Entry, file: LockedFile) -> str:
+    return "the deployment's own models" if entry.own else file.source
+
+
+def _remove_gone(folder: ModelsFolder, entries: Sequence[Entry]) -> None:
+    """Takes own models out of the repository that an earlier run put there and that are no longer in their folder."""
+    present = {entry.name for entry in entries if entry.kind == "model"}
+    try:
+        earlier = json.loads(folder.status.read_text(encoding="utf-8"))["entries"]
+        gone = [entry["name"] for entry in earlier if entry.get("own") and entry["name"] not in present]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    for name in gone:
+        shutil.rmtree(folder.repository / name, ignore_errors=True)
 
 
 def _write_if_changed(path: Path, text: str) -> None:
@@ -294,8 +331,10 @@ def _write_status(folder: ModelsFolder, statuses: Sequence[EntryStatus], wanted:
                 "licence": status.entry.licence,
                 "ready": status.ready,
                 "reason": status.reason,
+                "own": status.entry.own,
+                "scores": dict(status.scores),
                 "files": [
-                    {"path": str(file.path), "sha256": file.sha256, "source": file.source}
+                    {"path": str(file.path), "sha256": file.sha256, "source": _source_of(status.entry, file)}
                     for file in status.entry.files
                 ],
             }

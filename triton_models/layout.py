@@ -39,6 +39,11 @@ class ModelsFolder:
         return self.root / "assets"
 
     @property
+    def own(self) -> Path:
+        """Models of the deployment's own, in the repository's layout; they take the place of ours of the same name."""
+        return self.root / "own"
+
+    @property
     def staging(self) -> Path:
         """Where files are made before they are put in place; on the same file system, so that this is atomic."""
         return self.root / ".staging"

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import structlog
@@ -36,6 +36,10 @@ SIDE_BY_SIDE: Final = max(2, os.cpu_count() or 1)
 `WorkLimiter` with a single picture, and the next one would be refused."""
 
 
+OWN: Final = "+own"
+"""Ends the version of a detector that asks a model of the deployment's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What became of one detector: its finding, what it read and measured, and what is missing if it failed."""
@@ -55,6 +59,8 @@ class Analyzer:
         registry: its detectors.
         invoke: how a detector of this service is run on a picture (in a thread, or awaited with a model client).
         digest_of: SHA-256 of a model's weights by the model's name; "" where it is not known.
+        is_own: whether a model is the deployment's own and not ours, by name. What a detector says with such weights is
+            of another version (`OWN`), so that no calibration of ours is taken for theirs.
     """
 
     def __init__(
@@ -64,16 +70,24 @@ class Analyzer:
         invoke: Callable[[Callable[..., Any], Picture], Awaitable[Finding]],
         *,
         digest_of: Callable[[str], str] = lambda _: "",
+        is_own: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self._service = service
         self._registry = registry
         self._invoke = invoke
         self._digest_of = digest_of
+        self._is_own = is_own
 
     def detectors(self) -> list[detection_pb2.Detector]:
         """All detectors, by name."""
-        specs = sorted((spec for spec, _ in self._registry), key=lambda spec: spec.name)
+        specs = sorted((self._as_run(spec) for spec, _ in self._registry), key=lambda spec: spec.name)
         return [detector_to_proto(spec, self._service) for spec in specs]
+
+    def _as_run(self, spec: DetectorSpec) -> DetectorSpec:
+        """The detector with the version that it has with the models of this deployment."""
+        if not any(self._is_own(model) for model in spec.models):
+            return spec
+        return replace(spec, version=f"{spec.version}{OWN}")
 
     def select(self, names: Sequence[str]) -> list[tuple[DetectorSpec, Callable[..., Any]]]:
         """The detectors of these names, or all if there are none.
@@ -127,8 +141,11 @@ class Analyzer:
     ) -> Result:
         started = time.perf_counter()
         reason = ""
+        ours, spec = spec, self._as_run(spec)
         try:
             finding = await self._invoke(function, picture)
+            if spec is not ours:
+                finding = replace(finding, calibrated=False)
         except PentimentoError as error:
             reason = error.reason
             finding = Finding.failed(error.message)

@@ -33,6 +33,7 @@ __all__ = [
     "detector_to_proto",
     "evidence_to_proto",
     "finding_to_proto",
+    "heat_map_to_proto",
     "image_info_to_proto",
     "metric_to_proto",
     "point_to_proto",
@@ -111,7 +112,8 @@ def _region_to_proto(region: Region) -> detection_pb2.Region:
     return detection_pb2.Region(role=role, outline=outline, score=region.score)
 
 
-def _heat_map_to_proto(heat_map: np.ndarray[Any, Any] | None) -> image_pb2.HeatMap | None:
+def heat_map_to_proto(heat_map: np.ndarray[Any, Any] | None) -> image_pb2.HeatMap | None:
+    """The map, (h, w) in 0-1, as the contract has it; None if there is none. Encodes a PNG: for a thread."""
     if heat_map is None:
         return None
     height, width = heat_map.shape
@@ -173,8 +175,8 @@ def finding_to_proto(
         likelihood_ratio=ratio,
         explanation=finding.explanation,
         technique=technique_to_proto(finding.technique),
-        heat_map=_heat_map_to_proto(finding.heat_map) if include_maps else None,
-        reliability_map=_heat_map_to_proto(finding.reliability_map) if include_maps else None,
+        heat_map=heat_map_to_proto(finding.heat_map) if include_maps else None,
+        reliability_map=heat_map_to_proto(finding.reliability_map) if include_maps else None,
         regions=[_region_to_proto(region) for region in finding.regions],
         details=struct(finding.details),
     )

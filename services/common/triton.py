@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -33,12 +34,13 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class ModelDescription:
-    """What Triton knows of a model."""
+    """What Triton knows of a model; `parameters` are those of its config.pbtxt, by name."""
 
     name: str
     version: str
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    parameters: Mapping[str, str] = field(default_factory=dict)
 
 
 class TritonClient:
@@ -124,16 +126,23 @@ class TritonClient:
         except InferenceServerException:
             return False
 
-    async def describe(self, model: str) -> ModelDescription:
+    async def describe(self, model: str, *, limit_seconds: float = DESCRIBE_SECONDS) -> ModelDescription:
         """What Triton knows of a model.
+
+        Args:
+            model: name in the model repository.
+            limit_seconds: longest wait.
 
         Raises:
             ModelUnavailable: the model is not installed, or Triton is away.
             DeadlineExceeded: no answer in time.
         """
-        seconds = time_remaining(DESCRIBE_SECONDS)
+        seconds = time_remaining(limit_seconds)
         try:
-            metadata = await self._client.get_model_metadata(model, client_timeout=seconds)
+            metadata, answer = await asyncio.gather(
+                self._client.get_model_metadata(model, client_timeout=seconds),
+                self._client.get_model_config(model, client_timeout=seconds),
+            )
         except InferenceServerException as error:
             raise _translate(error, model, seconds) from error
 
@@ -141,7 +150,8 @@ class TritonClient:
             return tuple(Tensor(item.name, item.datatype, tuple(int(size) for size in item.shape)) for item in items)
 
         version = max(metadata.versions, key=int, default="")
-        return ModelDescription(metadata.name, version, tensors(metadata.inputs), tensors(metadata.outputs))
+        parameters = {name: value.string_value for name, value in answer.config.parameters.items()}
+        return ModelDescription(metadata.name, version, tensors(metadata.inputs), tensors(metadata.outputs), parameters)
 
 
 def _translate(error: Any, model: str, seconds: float) -> Exception:

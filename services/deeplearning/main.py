@@ -16,6 +16,7 @@ from services.common.triton import TritonClient
 from services.common.version import VERSION
 from services.deeplearning.detectors import NetworkDetector, registry
 from services.deeplearning.models import MODELS
+from services.deeplearning.networks import FactBook, Networks
 from services.deeplearning.servicer import DeepLearningServicer
 from services.deeplearning.settings import DeepLearningSettings
 
@@ -34,15 +35,28 @@ def main() -> None:
 async def wire(settings: DeepLearningSettings) -> AsyncIterator[Register]:
     """What the service needs, for as long as it serves."""
     async with TritonClient.connect(settings.triton_address, timeout_seconds=settings.triton_timeout_seconds) as triton:
+        detectors = registry.load("services.deeplearning.detectors")
+        catalogue = ModelCatalogue(MODELS, triton, settings.home)
+        facts = FactBook(triton)
 
-        async def invoke(detector: NetworkDetector, picture: Picture) -> Finding:
-            return await detector(picture, triton)
+        def networks_of(picture: Picture, wants_mask: bool) -> Networks:
+            return Networks(picture, triton, facts, wants_mask=wants_mask)
+
+        def analyzer_of(networks: Networks | None) -> Analyzer:
+            async def invoke(detector: NetworkDetector, picture: Picture) -> Finding:
+                assert networks is not None, "an analyser without networks only tells of its detectors"
+                return await detector(picture, networks)
+
+            return Analyzer(NAME, detectors, invoke, digest_of=catalogue.digest_of, is_own=catalogue.is_own)
 
         limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
-        catalogue = ModelCatalogue(MODELS, triton, settings.home)
-        detectors = registry.load("services.deeplearning.detectors")
-        analyzer = Analyzer(NAME, detectors, invoke, digest_of=catalogue.digest_of)
-        servicer = DeepLearningServicer(analyzer, catalogue, limiter, settings.image_limits)
+        servicer = DeepLearningServicer(
+            networks_of=networks_of,
+            analyzer_of=analyzer_of,
+            catalogue=catalogue,
+            limiter=limiter,
+            limits=settings.image_limits,
+        )
         try:
             yield servicer.register
         finally:

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import Picture
-from services.common.triton import TritonClient
 from services.deeplearning.clip import input_tensor, whole_view
 from services.deeplearning.detectors import registry
 from services.deeplearning.models import GENERATED
+from services.deeplearning.networks import Networks
 
 __all__ = ["ACCUSING_SCORE", "detect_generated", "log10_likelihood_ratio"]
 
@@ -61,7 +61,7 @@ DOUBTFUL_SCORE: Final = 0.5
         "decision_score": ACCUSING_SCORE,
     },
 )
-async def detect_generated(picture: Picture, triton: TritonClient) -> Finding:
+async def detect_generated(picture: Picture, networks: Networks) -> Finding:
     """Says how much more the whole picture looks like one that a generator made than like a photograph.
 
     Drawings and renderings by people are neither, and it may take them for generated.
@@ -70,7 +70,7 @@ async def detect_generated(picture: Picture, triton: TritonClient) -> Finding:
     if min(height, width) < MIN_SIDE:
         return Finding.not_applicable(f"The shorter side has {min(height, width)} pixels; {MIN_SIDE} are needed.")
     pixels = await asyncio.to_thread(_prepare, picture.rgb)
-    answer = await triton.infer(GENERATED.name, {"pixel_values": pixels}, ["score"])
+    answer = await networks.infer(GENERATED.name, {"pixel_values": pixels}, ["score"])
     score = min(1.0, max(0.0, float(np.asarray(answer["score"]).reshape(-1)[0])))
     return Finding(
         applicability=Applicability.APPLIED,
