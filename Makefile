@@ -103,6 +103,7 @@ check-lock: $(MAIN_STAMP)  ## The lock files are those of the pyproject.toml fil
 	@"$$(cat .uv/path)" lock --quiet --check
 	@"$$(cat .uv/path)" lock --quiet --check --project triton_models/runtime
 	@"$$(cat .uv/path)" lock --quiet --check --project training
+	@"$$(cat .uv/path)" lock --quiet --check --project training/faces/importers/keras
 
 .PHONY: check-format
 check-format: $(MAIN_STAMP)
@@ -158,6 +159,10 @@ data: $(MAIN_STAMP)  ## Assemble the training data of training/data/manifest (PE
 evaluate-gate: $(MAIN_STAMP) stubs  ## Detectors on a set made here: fails if honest pictures are accused or forgeries missed
 	@$(PY) -m evaluation gate
 
+.PHONY: fuzz
+fuzz: $(MAIN_STAMP) stubs  ## Feed damaged files to decoders, readers and detectors: [MINUTES=30] [SEEDS=folder]
+	@$(PY) -m tests.fuzz --minutes $(or $(MINUTES),30) $(if $(SEEDS),--seeds $(SEEDS)) $(FUZZ_ARGS)
+
 .PHONY: format
 format: $(MAIN_STAMP)  ## Format Python and contracts
 	@$(PY) -m ruff format --quiet .
@@ -182,7 +187,7 @@ $(TRAIN_STAMP): .uv/path training/pyproject.toml training/uv.lock
 
 .PHONY: train-test
 train-test: $(TRAIN_STAMP)  ## Tests of what needs PyTorch
-	@$(TRAIN_PY) -m pytest -c training/pyproject.toml --rootdir . training/localisation/tests $(PYTEST_ARGS)
+	@$(TRAIN_PY) -m pytest -c training/pyproject.toml --rootdir . training/localisation/tests training/faces/tests $(PYTEST_ARGS)
 
 # Runs log to training/runs/NAME; checkpoints lie in training/checkpoints/NAME, from which a run that was stopped goes on.
 # Pictures: those of PENTIMENTO_SHARED_DATA, or with MANIFEST those that `make data` has assembled.
@@ -199,6 +204,37 @@ train-evaluate: $(TRAIN_STAMP)  ## How good a run's latest checkpoint is, beside
 .PHONY: train-export
 train-export: $(TRAIN_STAMP)  ## Put a run's latest checkpoint into triton_models/, if it beats the baselines: RUN=half
 	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),half)/latest.pt $(TRAIN_ARGS)
+
+# Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file. Each goes on where it was stopped.
+.PHONY: train-realfake
+train-realfake: $(TRAIN_STAMP)  ## Train facenet_realfake, judge it, and export it if it is good enough: [CONFIG=a.toml]
+	@$(TRAIN_PY) -m training.faces.realfake cut
+	@$(TRAIN_PY) -m training.faces.realfake train $(CONFIG) $(TRAIN_ARGS)
+	@$(TRAIN_PY) -m training.faces.realfake export $(CONFIG)
+
+.PHONY: train-yunet
+train-yunet: $(TRAIN_STAMP)  ## Train yunet from the published one, judge it, and export it if it agrees enough: [CONFIG=a.toml]
+	@$(TRAIN_PY) -m training.faces.realfake cut
+	@$(TRAIN_PY) -m training.faces.yunet backgrounds
+	@$(TRAIN_PY) -m training.faces.yunet train $(CONFIG) $(TRAIN_ARGS)
+	@$(TRAIN_PY) -m training.faces.yunet export $(CONFIG)
+
+# TensorFlow, in an environment that nothing else uses.
+KERAS_STAMP := training/.venv/keras/.synced
+
+.PHONY: keras-env
+keras-env: $(KERAS_STAMP)  ## Install TensorFlow into training/.venv/keras, to read Keras files (about 700 MB)
+
+$(KERAS_STAMP): $(TRAIN_STAMP) training/faces/importers/keras/pyproject.toml training/faces/importers/keras/uv.lock
+	@echo "Installing TensorFlow into training/.venv/keras/"
+	@UV_PROJECT_ENVIRONMENT="$(CURDIR)/training/.venv/keras" "$$(cat .uv/path)" sync $(UV_QUIET) --frozen \
+	    --project training/faces/importers/keras --python "$$(readlink -f $(TRAIN_PY))"
+	@touch $@
+
+.PHONY: import-realfake
+import-realfake: $(KERAS_STAMP)  ## Serve a Keras classifier of faces of your own: FILE=a.h5 [IMPORT_ARGS=--scaling unit]
+	@test -n "$(FILE)" || { echo "name the classifier: make import-realfake FILE=model.keras" >&2; exit 2; }
+	@$(TRAIN_PY) -m training.faces.importers.keras_file "$(FILE)" $(IMPORT_ARGS)
 
 # ---- the rest ----
 

@@ -6,10 +6,10 @@ and is written nowhere else: which services are transcoded, and which paths take
     ADMIN_PORT BIND PORT TRUSTED_HOPS                     where it listens, and whom it believes
     ORCHESTRATOR_HOST ORCHESTRATOR_PORT                   where it sends to
     DESCRIPTOR DOCUMENTED_SERVICES OWN_SERVICES           what it transcodes
-    CORS_ORIGINS RATE_LIMITS LOCAL_REPLIES                lists, as JSON (which is YAML)
+    CORS_ORIGINS STORED_CORS_ORIGINS RATE_LIMITS LOCAL_REPLIES    lists, as JSON (which is YAML)
     GATE_LUA ANSWERS_LUA REFUSE_LUA                       the Lua files, as JSON strings
     ANALYSIS_TIMEOUT BATCH_TIMEOUT UPLOAD_TIMEOUT IDLE_TIMEOUT
-    MAX_UPLOAD_BYTES MAX_BATCH_BYTES MAX_JSON_BATCH_BYTES MAX_REQUESTS MAX_CONNECTIONS MAX_HEAP_BYTES
+    MAX_UPLOAD_BYTES MAX_BATCH_BYTES MAX_JSON_BATCH_BYTES MAX_REQUESTS MAX_STREAMS MAX_CONNECTIONS MAX_HEAP_BYTES
 
 This folder is no Python package: its name would be that of the package that carries the Envoy binary.
 """
@@ -99,7 +99,11 @@ class EdgeSettings(BaseSettings):
         le=10,
         description="How many proxies in front of the edge are trusted to tell the client's address (X-Forwarded-For).",
     )
-    cors_origins: str = Field("*", description="Origins whose pages may call the API, with commas; * for any.")
+    cors_origins: str = Field(
+        "*",
+        description="Origins whose pages may call the API, with commas. * lets any page have pictures analysed, but "
+        "read nothing that is kept under /v1 (analyses, batches, people): that takes an origin named here.",
+    )
     rate_limit_image: int = Field(
         60,
         ge=0,
@@ -146,6 +150,12 @@ class EdgeSettings(BaseSettings):
         ge=1,
         description="Whole requests that may be with the orchestrator at a time, each with its picture in memory; "
         "one more is refused with 429.",
+    )
+    edge_max_streams: int = Field(
+        256,
+        ge=1,
+        description="Batches being sent or awaited, streams and watchers at a time, beside those whole requests; one "
+        "more is refused with 429.",
     )
     edge_max_connections: int = Field(4096, ge=1, description="Connections of clients at a time.")
     edge_max_heap_mib: int = Field(2048, ge=128, description="Memory of Envoy, in MiB; near it, requests are refused.")
@@ -195,6 +205,7 @@ def render(settings: EdgeSettings) -> str:
         "DOCUMENTED_SERVICES": documented,
         "OWN_SERVICES": [name for name in services if name not in documented],
         "CORS_ORIGINS": _origin_matchers(settings.cors_origins),
+        "STORED_CORS_ORIGINS": _origin_matchers(",".join(o for o in _split(settings.cors_origins) if o != "*")),
         "RATE_LIMITS": _rate_limit_descriptors(settings.rate_limits),
         "LOCAL_REPLIES": _local_reply_mappers(),
         "GATE_LUA": routes + (HERE / "gate.lua").read_text(),
@@ -209,6 +220,7 @@ def render(settings: EdgeSettings) -> str:
         "MAX_BATCH_BYTES": settings.max_batch_mib * MEBIBYTE,
         "MAX_JSON_BATCH_BYTES": settings.max_json_batch_mib * MEBIBYTE,
         "MAX_REQUESTS": settings.edge_max_requests,
+        "MAX_STREAMS": settings.edge_max_streams,
         "MAX_CONNECTIONS": settings.edge_max_connections,
         "MAX_HEAP_BYTES": settings.edge_max_heap_mib * MEBIBYTE,
     }
@@ -292,7 +304,8 @@ def _origin_matchers(origins: str) -> list[dict[str, Any]]:
     names = _split(origins)
     if "*" in names:
         return [{"safe_regex": {"regex": ".*"}}]
-    return [{"exact": name} for name in names]
+    # An empty list would mean what stands one level higher; no page has such an origin.
+    return [{"exact": name} for name in names] or [{"exact": "(none)"}]
 
 
 def _rate_limit_descriptors(limits: dict[str, int]) -> list[dict[str, Any]]:

@@ -119,6 +119,7 @@ DEEPFAKE: Final = {
     "processing_time": {"type": "number"},
     "debug_info": OBJECT,
     "faces": {"type": "integer"},
+    "message": {"type": "string"},
 }
 # Method -> form fields of files, JSON that takes the same (None: no JSON), properties of the answer.
 DOCUMENTED: Final[Mapping[str, tuple[tuple[str, ...], str | None, Schema]]] = {
@@ -484,6 +485,9 @@ EXAMPLES: Final[Mapping[str, Any]] = {
         },
     },
     "StreamAnalyzeImages": {"images": [IMAGE, {"content": PICTURE, "filename": "b.png"}], "options": {}},
+    "DetectFaces": {"image": IMAGE, "face_detector": "FACE_DETECTOR_CONSENSUS", "max_faces": 10},
+    "DetectDeepfake": {"image": IMAGE, "augmented": True, "whole_image_fallback": True},
+    "ReportProfile": {"image": IMAGE},
     "CreateBatch": {"images": [IMAGE, {"content": PICTURE, "filename": "b.png"}]},
     "CancelBatch": {},
 }

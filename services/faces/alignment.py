@@ -46,13 +46,17 @@ The medians of where the chips of 190 faces (UTKFace, Unsplash), cut by their la
 """
 
 
-def face_chip(rgb: NDArray[np.uint8], face: DetectedFace, size: int) -> NDArray[np.uint8]:
+def face_chip(
+    rgb: NDArray[np.uint8], face: DetectedFace, size: int, *, zoom: float = 1.0, turn_degrees: float = 0.0
+) -> NDArray[np.uint8]:
     """The face as an aligned chip.
 
     Args:
         rgb: the full-size upright picture, uint8 (height, width, 3).
         face: a face of it. Without landmarks, its box is taken as it is: the chip is not turned.
         size: side of the chip, in pixels.
+        zoom: above 1 the chip shows less around the face, below 1 more.
+        turn_degrees: the chip is turned so much about its middle, clockwise.
 
     Returns:
         uint8 (size, size, 3).
@@ -60,7 +64,7 @@ def face_chip(rgb: NDArray[np.uint8], face: DetectedFace, size: int) -> NDArray[
     transform = _from_landmarks(face.landmarks) if face.landmarks else None
     if transform is None:
         transform = _from_box(face.box, face.detector)
-    transform = transform * size
+    transform = _about_middle(zoom, turn_degrees) @ np.vstack([transform, (0, 0, 1)]) * size
     # From outer corners, which coordinates here count from, to the centres of pixels, which OpenCV counts from.
     transform[:, 2] += transform[:, :2] @ np.array([0.5, 0.5])
 
@@ -105,6 +109,14 @@ def _from_box(box: Box, detector: FaceDetector) -> NDArray[np.float64]:
     length = box.width * side
     x, y = box.x_min + left * box.width, box.y_min + top * box.width
     return np.array([[1 / length, 0, -x / length], [0, 1 / length, -y / length]])
+
+
+def _about_middle(zoom: float, turn_degrees: float) -> NDArray[np.float64]:
+    """Scales and turns the unit square about its middle, clockwise: a 2 x 3 matrix."""
+    angle = np.deg2rad(turn_degrees)
+    turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    middle = np.array([0.5, 0.5])
+    return np.column_stack([turn, middle - turn @ middle])
 
 
 def _part_around(

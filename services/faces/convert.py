@@ -4,27 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import numpy as np
 from pentimento.common.v1 import detection_pb2, face_pb2, geometry_pb2
 
 from services.common.convert import point_to_proto, question_to_proto
 from services.common.errors import PentimentoError
+from services.faces.detectors.facenet_realfake import LIKELIHOOD_RATIOS
 from services.faces.face import (
     AgeEstimate,
     Attribute,
     Box,
+    DeepfakeEstimate,
     DescribedFace,
     DetectedFace,
+    Embedding,
     FaceDetector,
     GenderEstimate,
     KindEstimate,
     Landmarks,
 )
-from services.faces.models import MODELS
+from services.faces.models import FACENET, MODELS
 
 __all__ = [
     "attributes_from_proto",
+    "deepfake_to_proto",
     "detector_from_proto",
     "detector_to_proto",
+    "embedding_from_proto",
+    "embedding_to_proto",
     "face_to_proto",
     "kind_to_proto",
     "missing_to_proto",
@@ -56,11 +63,38 @@ def face_to_proto(face: DetectedFace, described: DescribedFace | None = None) ->
         box=_box_to_proto(face.box),
         confidence=face.confidence,
         detector=detector_to_proto(face.detector),
+        agreement=face.agreement,
         face_landmarks=_landmarks_to_proto(face.landmarks),
         age=_age_to_proto(described.age) if described and described.age else None,
         gender=_gender_to_proto(described.gender) if described and described.gender else None,
         kind=kind_to_proto(described.kind) if described and described.kind else None,
+        deepfake=deepfake_to_proto(described.deepfake) if described and described.deepfake else None,
     )
+
+
+def deepfake_to_proto(estimate: DeepfakeEstimate) -> face_pb2.DeepfakeEstimate:
+    """The estimate in the contract's terms; its likelihood ratio is the detector's stated one."""
+    log10 = next(log10 for least, log10 in LIKELIHOOD_RATIOS if estimate.score >= least)
+    return face_pb2.DeepfakeEstimate(
+        score=estimate.score,
+        likelihood_ratio=detection_pb2.LikelihoodRatio(log10=log10, source="the detector's stated table"),
+        stability=estimate.stability,
+    )
+
+
+def embedding_to_proto(embedding: Embedding, *, version: str) -> face_pb2.Embedding:
+    """The embedding in the contract's terms.
+
+    Args:
+        embedding: what the network said.
+        version: of the network; embeddings of two versions cannot be compared.
+    """
+    return face_pb2.Embedding(values=embedding.values.tolist(), model=FACENET.name, model_version=version)
+
+
+def embedding_from_proto(embedding: face_pb2.Embedding) -> Embedding:
+    """The contract's embedding as a vector."""
+    return Embedding(np.asarray(embedding.values, dtype=np.float32))
 
 
 def kind_to_proto(kind: KindEstimate) -> face_pb2.KindEstimate:

@@ -15,14 +15,13 @@ from typing import Final, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.errors import Forbidden, ModelUnavailable, PentimentoError
+from services.common.errors import Forbidden, PentimentoError
 from services.common.images import Picture
 from services.common.limiter import WorkLimiter
 from services.faces.asking import ModelClient
-from services.faces.attributes import age, gender, kind
+from services.faces.attributes import age, deepfake, embedding, gender, kind
 from services.faces.attributes._network import FaceNetwork
-from services.faces.face import Attribute, DescribedFace, DetectedFace, KindEstimate
-from services.faces.models import FACENET_REALFAKE
+from services.faces.face import Attribute, DeepfakeEstimate, DescribedFace, DetectedFace, Embedding, KindEstimate
 
 __all__ = ["BIOMETRIC", "Describer", "Description", "biometrics_disabled"]
 
@@ -30,9 +29,6 @@ E = TypeVar("E")
 
 BIOMETRIC: Final = frozenset({Attribute.AGE, Attribute.GENDER})
 """What a deployment may forbid to estimate."""
-
-_NOT_IN_THIS_VERSION: Final = {Attribute.DEEPFAKE: FACENET_REALFAKE.name}
-"""Attributes whose networks do not exist yet, and the names of these networks."""
 
 MAX_BATCH: Final = 32
 """Most views in one request to Triton: `max_batch_size` in the networks' config.pbtxt."""
@@ -81,17 +77,17 @@ class Describer:
             wanted -= BIOMETRIC
         if not faces:
             return Description((), unanswered)
-        for attribute, model in _NOT_IN_THIS_VERSION.items():
-            if attribute in wanted:
-                unanswered[model] = ModelUnavailable(model, installed=False)
-        ages, genders, kinds = await asyncio.gather(
+        ages, genders, kinds, fakes = await asyncio.gather(
             self._ask(age.NETWORK, picture, faces, unanswered, wanted=Attribute.AGE in wanted),
             self._ask(gender.NETWORK, picture, faces, unanswered, wanted=Attribute.GENDER in wanted),
             self._ask(kind.NETWORK, picture, faces, unanswered, wanted=Attribute.KIND in wanted),
+            self._ask(deepfake.NETWORK, picture, faces, unanswered, wanted=Attribute.DEEPFAKE in wanted),
         )
         described = (
-            DescribedFace(face=face, age=face_age, gender=face_gender, kind=face_kind)
-            for face, face_age, face_gender, face_kind in zip(faces, ages, genders, kinds, strict=True)
+            DescribedFace(face=face, age=face_age, gender=face_gender, kind=face_kind, deepfake=face_fake)
+            for face, face_age, face_gender, face_kind, face_fake in zip(
+                faces, ages, genders, kinds, fakes, strict=True
+            )
         )
         return Description(tuple(described), unanswered)
 
@@ -107,6 +103,51 @@ class Describer:
         (estimate,) = network.read(answer[network.output])
         return estimate
 
+    async def real_or_fake(
+        self, picture: Picture, faces: Sequence[DetectedFace], *, augmented: bool
+    ) -> list[DeepfakeEstimate]:
+        """Whether each face is real or fake, by one pass or by several (`deepfake.PASSES`).
+
+        Raises:
+            ModelUnavailable: the network is not there.
+        """
+        if not augmented:
+            return await self._ask_all(deepfake.NETWORK, picture, faces)
+        most = MAX_BATCH // len(deepfake.PASSES)
+        batches = [faces[start : start + most] for start in range(0, len(faces), most)]
+        answers = await asyncio.gather(*(self._ask_passes(picture, batch) for batch in batches))
+        return [estimate for answer in answers for estimate in answer]
+
+    async def picture_real_or_fake(self, picture: Picture, *, augmented: bool) -> DeepfakeEstimate:
+        """The same of the middle square of a picture without a face.
+
+        Raises:
+            ModelUnavailable: the network is not there.
+        """
+        square = deepfake.middle_square(picture.rgb)
+        (estimate,) = await self.real_or_fake(picture, [square], augmented=augmented)
+        return estimate
+
+    async def embed(self, picture: Picture, faces: Sequence[DetectedFace]) -> list[Embedding]:
+        """Where each face lies in the embedding space.
+
+        Raises:
+            Forbidden: this deployment gives no biometric answers.
+            ModelUnavailable: the network is not there.
+        """
+        if not self._biometrics:
+            raise biometrics_disabled()
+        return await self._ask_all(embedding.NETWORK, picture, faces)
+
+    async def _ask_passes(self, picture: Picture, faces: Sequence[DetectedFace]) -> list[DeepfakeEstimate]:
+        def prepare() -> NDArray[np.float32]:
+            return network.prepare([view for face in faces for view in deepfake.several_passes(picture.rgb, face)])
+
+        network = deepfake.NETWORK
+        tensor = await self._limiter.run(prepare)
+        answer = await self._client.infer(network.model, {network.input: tensor}, [network.output])
+        return deepfake.read_passes(answer[network.output], len(deepfake.PASSES))
+
     async def _ask(
         self,
         network: FaceNetwork[E],
@@ -119,13 +160,17 @@ class Describer:
         """One estimate a face; all None, with the reason in `unanswered`, if the network does not answer."""
         if not wanted:
             return [None] * len(faces)
-        most = MAX_BATCH // network.views
-        batches = [faces[start : start + most] for start in range(0, len(faces), most)]
         try:
-            answers = await asyncio.gather(*(self._ask_batch(network, picture, batch) for batch in batches))
+            return await self._ask_all(network, picture, faces)
         except PentimentoError as error:
             unanswered[network.model] = error
             return [None] * len(faces)
+
+    async def _ask_all(self, network: FaceNetwork[E], picture: Picture, faces: Sequence[DetectedFace]) -> list[E]:
+        """One estimate a face, in batches that Triton takes."""
+        most = MAX_BATCH // network.views
+        batches = [faces[start : start + most] for start in range(0, len(faces), most)]
+        answers = await asyncio.gather(*(self._ask_batch(network, picture, batch) for batch in batches))
         return [estimate for answer in answers for estimate in answer]
 
     async def _ask_batch(self, network: FaceNetwork[E], picture: Picture, faces: Sequence[DetectedFace]) -> list[E]:

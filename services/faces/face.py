@@ -9,14 +9,19 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.common.detection import Point
 
 __all__ = [
     "AgeEstimate",
     "Attribute",
     "Box",
+    "DeepfakeEstimate",
     "DescribedFace",
     "DetectedFace",
+    "Embedding",
     "FaceDetector",
     "FaceKind",
     "Gender",
@@ -168,12 +173,14 @@ class DetectedFace:
         confidence: how sure the finder is that this is a face, 0 to 1.
         detector: which finder.
         landmarks: eyes, nose and mouth, where the finder gives them.
+        agreement: share of the finders that were asked and saw it, 0 to 1; None unless it is a consensus.
     """
 
     box: Box
     confidence: float
     detector: FaceDetector
     landmarks: Landmarks | None = None
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +216,30 @@ class KindEstimate:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class DeepfakeEstimate:
+    """Real or fake.
+
+    Attributes:
+        score: 0 to 1, from 0.5 on "fake"; a score, not a probability. The mean over the passes if there were several.
+        stability: share of the passes with the label of the mean, 0 to 1; None for a single pass.
+    """
+
+    score: float
+    stability: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """Where a face lies in the embedding space: a unit vector, float32 (512,)."""
+
+    values: NDArray[np.float32]
+
+    def similarity(self, other: Embedding) -> float:
+        """Cosine of the angle between the two, -1 to 1."""
+        return float(np.clip(self.values @ other.values, -1.0, 1.0))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DescribedFace:
     """A face and what the networks say about it, as far as they were asked and answered."""
@@ -217,3 +248,4 @@ class DescribedFace:
     age: AgeEstimate | None = None
     gender: GenderEstimate | None = None
     kind: KindEstimate | None = None
+    deepfake: DeepfakeEstimate | None = None

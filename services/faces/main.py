@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
@@ -17,12 +17,12 @@ from services.common.server import Register, run_server
 from services.common.settings import load_settings
 from services.common.triton import TritonClient
 from services.common.version import VERSION
-from services.faces.describing import Describer
+from services.faces.describing import Describer, Description
 from services.faces.detectors import FaceForensics, registry
-from services.faces.face import DetectedFace
-from services.faces.finders import Finders
+from services.faces.finders import Finders, InThread
 from services.faces.finders.haar import HaarFinder
 from services.faces.finders.mediapipe import MediaPipeFinder
+from services.faces.finders.yunet import YuNetFinder
 from services.faces.models import MODELS
 from services.faces.servicer import FacesServicer
 from services.faces.settings import FacesSettings
@@ -47,14 +47,21 @@ async def wire(settings: FacesSettings) -> AsyncIterator[Register]:
         detectors = registry.load("services.faces.detectors")
         catalogue = ModelCatalogue(MODELS, triton, settings.home)
 
-        def analyzer_of(faces: Sequence[DetectedFace]) -> Analyzer:
+        def analyzer_of(description: Description) -> Analyzer:
             async def invoke(detector: FaceForensics, picture: Picture) -> Finding:
-                return await detector(picture, faces, triton)
+                return await detector(picture, description)
 
             return Analyzer(NAME, detectors, invoke, digest_of=catalogue.digest_of)
 
         limiter = WorkLimiter(workers=settings.workers, queue=settings.queue)
-        finders = Finders([MediaPipeFinder(settings.mediapipe_asset), HaarFinder()], max_faces=settings.max_faces)
+        finders = Finders(
+            [
+                YuNetFinder(triton, limiter),
+                InThread(MediaPipeFinder(settings.mediapipe_asset), limiter),
+                InThread(HaarFinder(), limiter),
+            ],
+            max_faces=settings.max_faces,
+        )
         servicer = FacesServicer(
             finders=finders,
             describer=Describer(triton, limiter, biometrics=settings.biometrics),
@@ -64,7 +71,7 @@ async def wire(settings: FacesSettings) -> AsyncIterator[Register]:
             limits=settings.image_limits,
             biometrics=settings.biometrics,
         )
-        warming = asyncio.create_task(_warm_up(finders, limiter))
+        warming = asyncio.create_task(_warm_up(finders))
         try:
             yield servicer.register
         finally:
@@ -73,9 +80,9 @@ async def wire(settings: FacesSettings) -> AsyncIterator[Register]:
             finders.close()
 
 
-async def _warm_up(finders: Finders, limiter: WorkLimiter) -> None:
+async def _warm_up(finders: Finders) -> None:
     """Loads the finders behind the start, so that the service is up at once and its first call still fast."""
     try:
-        await limiter.run(finders.warm_up)
+        await finders.warm_up()
     except Exception:
         log.exception("warm_up_failed")

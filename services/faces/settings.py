@@ -22,7 +22,9 @@ class FacesSettings(ServiceSettings):
     )
     max_faces: int = Field(100, ge=1, le=1000, description="Most faces that are described in one picture.")
     biometrics: bool = Field(
-        True, description="Whether age and gender are estimated and faces compared; false refuses all of it."
+        True,
+        description="Whether age and gender are estimated and faces compared; false refuses all of it, and shows no "
+        "such answer of earlier analyses. For the orchestrator and the faces service alike.",
     )
 
     @property

@@ -224,6 +224,7 @@ class FacesClient(_Client):
         attributes: Sequence[face_pb2.FaceAttribute.ValueType] = (),
         face_detector: face_pb2.FaceDetector.ValueType = face_pb2.FACE_DETECTOR_UNSPECIFIED,
         include_maps: bool = False,
+        max_faces: int = 0,
     ) -> faces_pb.AnalyzeResponse:
         """FacesService.Analyze."""
         request = faces_pb.AnalyzeRequest(
@@ -232,15 +233,23 @@ class FacesClient(_Client):
             attributes=attributes,
             face_detector=face_detector,
             include_maps=include_maps,
+            max_faces=max_faces,
         )
         answer: faces_pb.AnalyzeResponse = await self._call(self._stub.Analyze, request)
         return answer
 
     async def detect_faces(
-        self, content: bytes, detector: face_pb2.FaceDetector.ValueType
+        self,
+        content: bytes,
+        detector: face_pb2.FaceDetector.ValueType,
+        *,
+        max_faces: int = 0,
+        attributes: Sequence[face_pb2.FaceAttribute.ValueType] = (),
     ) -> faces_pb.DetectFacesResponse:
         """FacesService.DetectFaces."""
-        request = faces_pb.DetectFacesRequest(image=content, face_detector=detector)
+        request = faces_pb.DetectFacesRequest(
+            image=content, face_detector=detector, max_faces=max_faces, attributes=attributes
+        )
         answer: faces_pb.DetectFacesResponse = await self._call(self._stub.DetectFaces, request)
         return answer
 
@@ -258,6 +267,18 @@ class FacesClient(_Client):
             image=content, augmented=augmented, whole_image_fallback=whole_image_fallback
         )
         answer: faces_pb.DetectDeepfakeResponse = await self._call(self._stub.DetectDeepfake, request)
+        return answer
+
+    async def embed_faces(self, content: bytes, *, max_faces: int = 0) -> faces_pb.EmbedFacesResponse:
+        """FacesService.EmbedFaces."""
+        request = faces_pb.EmbedFacesRequest(image=content, max_faces=max_faces)
+        answer: faces_pb.EmbedFacesResponse = await self._call(self._stub.EmbedFaces, request)
+        return answer
+
+    async def compare_faces(self, content_a: bytes, content_b: bytes) -> faces_pb.CompareFacesResponse:
+        """FacesService.CompareFaces."""
+        request = faces_pb.CompareFacesRequest(image_a=content_a, image_b=content_b)
+        answer: faces_pb.CompareFacesResponse = await self._call(self._stub.CompareFaces, request)
         return answer
 
     async def list_detectors(self) -> faces_pb.ListDetectorsResponse:
@@ -349,6 +370,7 @@ class Analyzers:
                     attributes=options.face_attributes,
                     face_detector=options.face_detector,
                     include_maps=options.include_maps,
+                    max_faces=options.max_faces,
                 )
                 return ServiceAnswer(service, answer.report, faces=answer.faces, missing=answer.report.missing)
             if pieces is not None and service in STREAMING:

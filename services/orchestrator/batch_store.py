@@ -24,8 +24,10 @@ from pentimento.orchestrator.v1 import analysis_pb2, batch_service_pb2
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from services.common.context import request_id
 from services.common.errors import InvalidInput, NotFound, Unavailable
 from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.storage import NOBODY_IN_PARTICULAR, kept_analysis
 from services.orchestrator.summary import summarize
 
 __all__ = ["Accepted", "BatchPage", "BatchStore", "Ending", "NewBatch", "NewItem", "Task"]
@@ -145,10 +147,19 @@ class BatchStore:
         pool: connections to PostgreSQL; None where this deployment has no database.
         jobs: the queue, in the same database.
         batch_seconds: how long a batch may take from its first picture on.
+        biometrics: whether analyses are given back with the biometric answers that they were kept with.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Any] | None, jobs: JobQueue, *, batch_seconds: float) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[Any] | None,
+        jobs: JobQueue,
+        *,
+        batch_seconds: float,
+        biometrics: bool = True,
+    ) -> None:
         self._pool = pool
+        self._biometrics = biometrics
         self._jobs = jobs
         self._batch_seconds = batch_seconds
         self._working: set[asyncio.Task[Any]] = set()
@@ -303,6 +314,21 @@ class BatchStore:
 
         return await self._transaction(work)
 
+    async def delete_orphan(self, batch_id: uuid.UUID, position: int, analysis_id: uuid.UUID) -> None:
+        """Deletes an analysis that was made for a picture whose result it did not become."""
+
+        async def work(connection: psycopg.AsyncConnection[Any]) -> None:
+            await connection.execute(
+                "WITH gone AS (DELETE FROM analyses WHERE id = %s AND NOT EXISTS"
+                " (SELECT FROM batch_items WHERE batch_id = %s AND position = %s AND analysis_id = %s)"
+                " RETURNING id, sha256)"
+                " INSERT INTO audit (time, action, caller, request_id, analysis_id, sha256, fingerprint, versions)"
+                " SELECT now(), 'delete', %s, %s, id, sha256, '', '{}' FROM gone",
+                (analysis_id, batch_id, position, analysis_id, NOBODY_IN_PARTICULAR, request_id()),
+            )
+
+        await self._transaction(work)
+
     # ---- ending ----
 
     async def end(self, batch_id: uuid.UUID, ending: Ending) -> bool:
@@ -404,7 +430,7 @@ class BatchStore:
                 " WHERE batch_id = %s ORDER BY position",
                 (batch_id,),
             )
-            batch.items.extend(_item(row) for row in found)
+            batch.items.extend(_item(row, biometrics=self._biometrics) for row in found)
             analyses = [item.analysis for item in batch.items if item.HasField("analysis")]
             batch.summary.CopyFrom(summarize(analyses, total=len(found)))
         return batch
@@ -477,8 +503,8 @@ class BatchStore:
                 "WITH gone AS (DELETE FROM analyses WHERE id IN"
                 "   (SELECT analysis_id FROM batch_items WHERE batch_id = %s) RETURNING id, sha256)"
                 " INSERT INTO audit (time, action, caller, request_id, analysis_id, sha256, fingerprint, versions)"
-                " SELECT now(), 'delete', 'anonymous', '', id, sha256, '', '{}' FROM gone",
-                (batch_id,),
+                " SELECT now(), 'delete', %s, %s, id, sha256, '', '{}' FROM gone",
+                (batch_id, NOBODY_IN_PARTICULAR, request_id()),
             )
             await connection.execute("DELETE FROM batches WHERE id = %s", (batch_id,))
 
@@ -567,7 +593,7 @@ def _batch(row: dict[str, Any]) -> batch_service_pb2.Batch:
     )
 
 
-def _item(row: dict[str, Any]) -> batch_service_pb2.BatchItem:
+def _item(row: dict[str, Any], *, biometrics: bool) -> batch_service_pb2.BatchItem:
     item = batch_service_pb2.BatchItem(
         filename=row["filename"],
         state=_ITEM_STATES[row["state"]],
@@ -575,7 +601,7 @@ def _item(row: dict[str, Any]) -> batch_service_pb2.BatchItem:
         error_message=row["error_message"],
     )
     if row["analysis"] is not None:
-        item.analysis.ParseFromString(row["analysis"])
+        item.analysis.CopyFrom(kept_analysis(row["analysis"], biometrics=biometrics))
     elif row["analysis_id"] is not None:
         item.error_reason = "ANALYSIS_DELETED"
         item.error_message = "The picture was analysed, and the analysis was deleted."

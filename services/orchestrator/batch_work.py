@@ -47,6 +47,9 @@ TRANSIENT: Final = frozenset({"UNAVAILABLE", "MODEL_UNAVAILABLE", "OVERLOADED"})
 GIVEN_UP_SECONDS: Final = 60.0
 """So long a part is not waited for again that one picture has waited for in vain."""
 
+ANSWER_SECONDS: Final = 1.0
+"""Of a picture's time, what is left when an analyser that hangs is given up."""
+
 WRITE_TRIES: Final = 40
 """How often a result is written, a second apart, while the database is away; then somebody else makes it anew."""
 
@@ -150,7 +153,8 @@ class ImageWork:
         else:
             seconds = min(self._image_seconds, task.seconds_left)
             try:
-                begin_call(request_id, seconds)
+                # An analyser that hangs is given up before the picture's time is over, and the others are heard.
+                begin_call(request_id, max(seconds / 2, seconds - ANSWER_SECONDS))
                 async with asyncio.timeout(seconds):
                     result = await self._result(task)
             except (TimeoutError, DeadlineExceeded):
@@ -234,7 +238,9 @@ class ImageWork:
         if task.retained_until is not None:
             analysis.expire_time.FromDatetime(task.retained_until)
         await self._insist(lambda: self._analyses.keep(analysis))
-        await self._insist(lambda: self._store.finish(batch_id, position, analysis_id=analysis_id))
+        if not await self._insist(lambda: self._store.finish(batch_id, position, analysis_id=analysis_id)):
+            # Stopped or deleted in this moment: what is in no batch would be deleted with none.
+            await self._insist(lambda: self._store.delete_orphan(batch_id, position, analysis_id))
 
     @staticmethod
     async def _insist(write: Callable[[], Awaitable[T]]) -> T:

@@ -25,7 +25,7 @@ from procrastinate.retry import BaseRetryStrategy, RetryDecision
 from prometheus_client import Gauge
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from services.common.errors import NotFound, PentimentoError, RejectedUrl, Unavailable
+from services.common.errors import NotFound, Overloaded, PentimentoError, RejectedUrl, Unavailable
 from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batch_work import Again, ImageWork
 from services.orchestrator.batches import out_of_time
@@ -182,6 +182,14 @@ class BatchWorker:
             reason = "NOT_CONFIRMED"
         except RejectedUrl as error:
             reason = error.reason
+        except Overloaded as error:
+            # It was this worker that had no hand free: no attempt at all.
+            log.info("webhook_postponed", batch=batch_id, reason=error.reason)
+            raise Again(error.retry_after_seconds or DEFECT_PAUSE_SECONDS) from error
+        except asyncio.CancelledError:
+            if context.abort_reason() is AbortReason.SHUTDOWN:
+                raise Again(0) from None
+            raise
         if context.job.attempts >= len(DELAYS):
             log.error("webhook_given_up", batch=batch_id, reason=reason)
             return

@@ -76,6 +76,7 @@ class AnalysisEngine:
         deployment_policy: what decides, where a request says nothing else.
         calibration: what scores are worth; None takes the ratios that the detectors state.
         reuse_seconds: how old an analysis may be that is repeated for the same file; 0 repeats none.
+        biometrics: whether this deployment gives biometric answers.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class AnalysisEngine:
         deployment_policy: policy.Policy,
         calibration: Calibration | None = None,
         reuse_seconds: float = 0.0,
+        biometrics: bool = True,
     ) -> None:
         self._analyzers = analyzers
         self._store = store
@@ -97,6 +99,7 @@ class AnalysisEngine:
         self._calibration = calibration
         self._calibration_version = calibration.version if calibration else UNCALIBRATED
         self._reuse_seconds = reuse_seconds
+        self._biometrics = biometrics
 
     async def analyze(
         self, upload: Upload, options: analysis_pb2.AnalysisOptions, *, formats: frozenset[str]
@@ -213,6 +216,8 @@ class AnalysisEngine:
             "asked": sorted(options.detectors),
             "face_detector": options.face_detector,
             "face_attributes": sorted(options.face_attributes),
+            "max_faces": options.max_faces,
+            "biometrics": self._biometrics,
             "policy": policy.POLICY_VERSION,
             "thresholds": dataclasses.asdict(chosen.thresholds),
             "preset": chosen.preset.value,
@@ -232,6 +237,7 @@ class AnalysisEngine:
             return None
         if known is not None:
             known.reused_from = known.name
+            known.ClearField("expire_time")  # of the picture that was kept for it; none is for this one
         return known
 
     async def _keep(self, analysis: analysis_pb2.Analysis) -> None:

@@ -60,6 +60,7 @@ _REFUSED_V4: Final = tuple(
     for network in (
         "0.0.0.0/8",  # this network
         "100.64.0.0/10",  # carrier-grade NAT
+        "168.63.129.16/32",  # what a virtual machine of Azure asks about itself
         "192.0.0.0/24",  # protocol assignments
         "192.88.99.0/24",  # 6to4 relays
         "240.0.0.0/4",  # reserved, broadcast
@@ -177,17 +178,15 @@ class UrlFetcher:
         """
         seconds = self._total_seconds if deadline_seconds is None else min(self._total_seconds, deadline_seconds)
         started = time.monotonic()
-        host = ""
         try:
             first = self._checked_url(url)
-            host = first.host
             async with self._admission.admit(), asyncio.timeout(seconds):
                 content, content_type = await self._follow(first)
         except PentimentoError as error:
-            _log.info("url_refused", host=host, reason=error.reason, seconds=round(time.monotonic() - started, 3))
+            _log.info("url_refused", reason=error.reason, seconds=round(time.monotonic() - started, 3))
             raise
         except (TimeoutError, httpcore.TimeoutException) as error:
-            _log.info("url_timeout", host=host, seconds=round(time.monotonic() - started, 3))
+            _log.info("url_timeout", seconds=round(time.monotonic() - started, 3))
             raise RejectedUrl("The server of the URL took too long to answer.", reason="URL_TIMEOUT") from error
         except (
             httpcore.NetworkError,
@@ -196,11 +195,11 @@ class UrlFetcher:
             httpcore.UnsupportedProtocol,
             ValueError,
         ) as error:
-            _log.info("url_failed", host=host, error=type(error).__name__)
+            _log.info("url_failed", error=type(error).__name__)
             raise RejectedUrl(
                 "The URL could not be fetched: the connection failed or broke off.", reason="URL_FAILED"
             ) from error
-        _log.info("url_fetched", host=host, bytes=len(content), seconds=round(time.monotonic() - started, 3))
+        _log.info("url_fetched", bytes=len(content), seconds=round(time.monotonic() - started, 3))
         return FetchedImage(content=content, filename=_filename(first), content_type=content_type)
 
     async def check(self, url: str) -> None:
@@ -253,7 +252,7 @@ class UrlFetcher:
             httpcore.ProtocolError,
             httpcore.UnsupportedProtocol,
         ) as error:
-            _log.info("post_failed", host=parsed.host, error=type(error).__name__)
+            _log.info("post_failed", error=type(error).__name__)
             raise RejectedUrl("The URL could not be posted to: nobody answered.", reason="URL_FAILED") from error
 
     def _connections(self) -> httpcore.AsyncConnectionPool:

@@ -24,7 +24,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qs, unquote, unquote_to_bytes, urlsplit
@@ -132,12 +132,25 @@ class Intake:
         fetcher: fetches URLs.
         work: threads for parsing and checking.
         limits: on files; the formats come from each API.
+        on_checked: is told of every picture that was checked.
     """
 
-    def __init__(self, fetcher: ImageFetcher, *, work: WorkLimiter, limits: ImageLimits) -> None:
+    def __init__(
+        self,
+        fetcher: ImageFetcher,
+        *,
+        work: WorkLimiter,
+        limits: ImageLimits,
+        on_checked: Callable[[ImageInfo], None] | None = None,
+    ) -> None:
         self._fetcher = fetcher
         self._work = work
         self._limits = limits
+        self._on_checked = on_checked
+
+    def reporting_to(self, on_checked: Callable[[ImageInfo], None]) -> Intake:
+        """The same intake, which tells of every picture that it has checked."""
+        return Intake(self._fetcher, work=self._work, limits=self._limits, on_checked=on_checked)
 
     async def sources(
         self, body: httpbody_pb2.HttpBody, *, max_images: int, fields: Sequence[str] = FILE_FIELDS
@@ -193,6 +206,7 @@ class Intake:
             TooLarge: it has too many bytes.
         """
         if source.WhichOneof("source") == "uri":
+            _check_text(source.uri, "uri")
             return Link(url=source.uri, filename=_safe_filename(source.filename or _name_in(source.uri)))
         return _file(source.filename, source.content, len(source.content), max_bytes=self._limits.max_bytes)
 
@@ -206,9 +220,12 @@ class Intake:
         """
         limits = dataclasses.replace(self._limits, formats=formats)
         try:
-            return await self._work.run(check_image, upload.content, limits)
+            info = await self._work.run(check_image, upload.content, limits)
         except UnsupportedFormat as error:
             raise _worded(error, upload.filename, formats) from error
+        if self._on_checked:
+            self._on_checked(info)
+        return info
 
     async def _fetch(self, url: str) -> Upload:
         fetched = await self._fetcher.fetch(url, deadline_seconds=time_remaining(math.inf))
@@ -536,6 +553,7 @@ def _from_pairs(data: bytes, *, max_bytes: int) -> list[Source]:
 
 def _from_text(text: str, field: str, filename: str, *, max_bytes: int, is_url: bool) -> Source:
     """A picture as text: a data: URL, a URL, or base64."""
+    _check_text(text, field)
     text = text.strip()
     if text[:5].lower() == "data:":
         header, comma, encoded = text[5:].partition(",")
@@ -550,6 +568,12 @@ def _from_text(text: str, field: str, filename: str, *, max_bytes: int, is_url: 
         return Link(url=text, filename=_safe_filename(filename or _name_in(text)))
     content = _decode_base64(text.encode("utf-8", "replace"), field, max_bytes=max_bytes)
     return _file(filename or DEFAULT_FILENAME, content, len(content), max_bytes=max_bytes)
+
+
+def _check_text(text: str, field: str) -> None:
+    """Refuses what no address holds and no database takes: NUL, and halves of characters (JSON can have them)."""
+    if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+        raise _invalid(f"{field} holds characters that no address or picture has.", field)
 
 
 def _decode_base64(text: bytes, field: str, *, max_bytes: int | None = None) -> bytes:

@@ -14,6 +14,8 @@ from services.common.settings import load_settings
 from services.common.triton import TritonClient
 from services.common.version import VERSION
 from services.orchestrator.batch_servicer import BatchServicer
+from services.orchestrator.face_servicer import FaceServicer
+from services.orchestrator.gallery_servicer import GalleryServicer
 from services.orchestrator.health import HealthReporter
 from services.orchestrator.rest.deepfake import DeepfakeServicer
 from services.orchestrator.rest.documentation import DocumentationServicer
@@ -24,7 +26,7 @@ from services.orchestrator.rest.screening import ScreeningServicer
 from services.orchestrator.servicer import AnalysisServicer, SystemServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
-from services.orchestrator.wiring import open_batches, open_core
+from services.orchestrator.wiring import open_batches, open_core, open_gallery
 
 __all__ = ["NAME", "main", "wire"]
 
@@ -46,17 +48,24 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
     """What the service needs, for as long as it serves."""
     async with AsyncExitStack() as stack:
         triton = await stack.enter_async_context(TritonClient.connect(settings.triton_address))
-        store = await stack.enter_async_context(AnalysisStore.connect(settings.database_url))
+        store = await stack.enter_async_context(
+            AnalysisStore.connect(settings.database_url, biometrics=settings.biometrics)
+        )
         core = await stack.enter_async_context(open_core(settings, store))
         engine, intake, analyzers = core.engine, core.intake, core.analyzers
+        # What the engine makes leaves its row in the audit when it is kept; what goes by it, when it is looked at.
+        audited = intake.reporting_to(store.note_call)
+        gallery = await stack.enter_async_context(open_gallery(settings))
         batch_store, batches = await stack.enter_async_context(open_batches(settings, core))
         health = HealthReporter(core.channels, triton, store, analyzers, batch_store)
         servicers: list[Servicer] = [
             AnalysisServicer(engine, intake, store, batches),
             BatchServicer(batches, intake),
             SystemServicer(analyzers, health),
-            ImageInterfaceServicer(analyzers.passive, intake, work=core.work, limits=settings.image_limits),
-            ManipulationServicer(analyzers.deeplearning, intake),
+            FaceServicer(engine, analyzers.faces, gallery, intake),
+            GalleryServicer(gallery, analyzers.faces, intake),
+            ImageInterfaceServicer(analyzers.passive, audited, work=core.work, limits=settings.image_limits),
+            ManipulationServicer(analyzers.deeplearning, audited),
             ScreeningServicer(
                 engine,
                 intake,
@@ -66,8 +75,8 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
                 waiting=AdmissionLimiter(settings.max_waiting_batches),
                 wait_seconds=settings.batch_timeout_seconds + WAITING_MARGIN_SECONDS,
             ),
-            ProfileServicer(analyzers.faces, intake),
-            DeepfakeServicer(analyzers.faces, intake),
+            ProfileServicer(analyzers.faces, audited),
+            DeepfakeServicer(analyzers.faces, audited),
             DocumentationServicer(),
         ]
 

@@ -65,6 +65,17 @@ class OrchestratorSettings(ServiceSettings):
         0.1, gt=0, lt=1, description="Assumed share of edited pictures among those that are sent."
     )
 
+    biometrics: bool = Field(
+        True,
+        description="Whether age and gender are estimated and faces compared; false refuses all of it, and shows no "
+        "such answer of earlier analyses. For the orchestrator and the faces service alike.",
+    )
+    gallery: bool = Field(
+        False,
+        description="Whether people can be enrolled and looked for in pictures. Needs the database, with pgvector, and "
+        "PENTIMENTO_BIOMETRICS.",
+    )
+
     home: Path = Field(Path(".pentimento"), description="Data folder; uploads are kept in it unless a bucket is named.")
     object_store: str = Field(
         "",

@@ -28,9 +28,11 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from services.common.context import request_id
 from services.common.errors import InvalidInput, NotFound, Unavailable
+from services.common.images import ImageInfo
+from services.common.version import VERSION
 from services.orchestrator.queue_schema import bring_queue_up_to_date
 
-__all__ = ["AnalysisFilter", "AnalysisStore", "Page"]
+__all__ = ["NOBODY_IN_PARTICULAR", "AnalysisFilter", "AnalysisStore", "Page", "apply_migrations", "kept_analysis"]
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 CONNECTION_SECONDS: Final = 1.0
@@ -96,16 +98,19 @@ class AnalysisStore:
 
     Args:
         pool: connections to PostgreSQL; None keeps nothing.
+        biometrics: whether analyses are given back with the biometric answers that they were kept with.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[Any] | None) -> None:
+    def __init__(self, pool: AsyncConnectionPool[Any] | None, *, biometrics: bool = True) -> None:
         self._pool = pool
+        self._biometrics = biometrics
         self._migrated = asyncio.Event()
         self._asking: set[asyncio.Task[_Answer]] = set()
+        self._noting: set[asyncio.Task[None]] = set()
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, url: str) -> AsyncIterator[Self]:
+    async def connect(cls, url: str, *, biometrics: bool = True) -> AsyncIterator[Self]:
         """A store for the body of the `async with`; the database need not be up yet. An empty url keeps nothing."""
         if not url:
             yield cls(None)
@@ -121,7 +126,7 @@ class AnalysisStore:
             kwargs={"connect_timeout": 2, "autocommit": True},
         )
         await pool.open(wait=False)
-        store = cls(pool)
+        store = cls(pool, biometrics=biometrics)
         migrating = asyncio.create_task(store._migrate(url))
         try:
             yield store
@@ -134,7 +139,7 @@ class AnalysisStore:
     async def _migrate(self, url: str) -> None:
         while not self._migrated.is_set():
             try:
-                applied = await asyncio.to_thread(_apply_migrations, url)
+                applied = await asyncio.to_thread(apply_migrations, url, MIGRATIONS, queue=True)
             except Exception as error:
                 log.warning("database_not_ready", error=type(error).__name__)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -221,6 +226,28 @@ class AnalysisStore:
             seconds=SAVE_SECONDS,
         )
 
+    def note_call(self, image: ImageInfo) -> None:
+        """Leaves a row in the audit for a picture that one of the older APIs looks at, of which nothing else is kept.
+
+        Its caller does not wait for it, nor fails with it: a row that could not be written is told of in the log.
+        """
+        if self._pool is None:
+            return
+        noting = asyncio.create_task(self._note_call(image))
+        self._noting.add(noting)
+        noting.add_done_callback(self._noting.discard)
+
+    async def _note_call(self, image: ImageInfo) -> None:
+        try:
+            await self._execute(
+                "INSERT INTO audit (time, action, caller, request_id, sha256, fingerprint, versions)"
+                " VALUES (now(), 'call', %s, %s, %s, '', %s)",
+                (NOBODY_IN_PARTICULAR, request_id(), image.sha256, Jsonb({"pentimento": VERSION})),
+                seconds=ANSWER_SECONDS,
+            )
+        except Unavailable:
+            log.warning("audit_row_lost", sha256=image.sha256)
+
     async def find(self, fingerprint: str, *, max_age_seconds: float) -> analysis_pb2.Analysis | None:
         """The newest analysis of this fingerprint that is no repetition itself; None if there is none so young.
 
@@ -233,7 +260,7 @@ class AnalysisStore:
             (fingerprint, max_age_seconds),
             seconds=FIND_SECONDS,
         )
-        return analysis_pb2.Analysis.FromString(answer.rows[0][0]) if answer.rows else None
+        return kept_analysis(answer.rows[0][0], biometrics=self._biometrics) if answer.rows else None
 
     async def get(self, name: str) -> analysis_pb2.Analysis:
         """The analysis of this name (analyses/{id}).
@@ -247,7 +274,7 @@ class AnalysisStore:
         )
         if not answer.rows:
             raise NotFound("There is no such analysis.", metadata={"name": name})
-        return analysis_pb2.Analysis.FromString(answer.rows[0][0])
+        return kept_analysis(answer.rows[0][0], biometrics=self._biometrics)
 
     async def list(self, *, page_size: int, token: str, which: AnalysisFilter) -> Page:
         """Analyses, newest first.
@@ -285,7 +312,7 @@ class AnalysisStore:
             seconds=ANSWER_SECONDS,
         )
         rows = answer.rows
-        analyses = [analysis_pb2.Analysis.FromString(row[2]) for row in rows[:page_size]]
+        analyses = [kept_analysis(row[2], biometrics=self._biometrics) for row in rows[:page_size]]
         more = len(rows) > page_size
         return Page(analyses, _write_token(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
 
@@ -312,23 +339,42 @@ def _unavailable(why: str) -> Unavailable:
     return Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE")
 
 
-def _apply_migrations(url: str) -> int:
-    """Brings the schema up to date; returns how many migrations that took."""
+def apply_migrations(url: str, folder: Path, *, queue: bool = False) -> int:
+    """Brings a schema up to date; returns how many migrations that took. Takes its time: for a thread.
+
+    Args:
+        url: of the database.
+        folder: the migrations.
+        queue: whether to bring the queue of jobs up to date as well.
+
+    Raises:
+        RuntimeError: another process is migrating the database at the moment.
+    """
     scheme, _, rest = url.partition("://")
     if scheme not in {"postgres", "postgresql"}:
         raise ValueError("DATABASE_URL must start with postgresql://")
     backend = yoyo.get_backend(f"postgresql+psycopg://{rest}")
     try:
-        migrations = yoyo.read_migrations(str(MIGRATIONS))
+        migrations = yoyo.read_migrations(str(folder))
         # yoyo's own lock is a row, which a process that is killed in the midst of a migration leaves behind for ever;
         # this one ends with the connection.
         if not backend.execute(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})").fetchone()[0]:
             raise RuntimeError("another process is migrating the database")
         missing = backend.to_apply(migrations)
         backend.apply_migrations(missing)
-        return len(missing) + bring_queue_up_to_date(url)
+        return len(missing) + (bring_queue_up_to_date(url) if queue else 0)
     finally:
         backend.connection.close()
+
+
+def kept_analysis(content: bytes, *, biometrics: bool) -> analysis_pb2.Analysis:
+    """An analysis as it was kept, without its biometric answers if this deployment gives none (any more)."""
+    analysis = analysis_pb2.Analysis.FromString(content)
+    if not biometrics:
+        for face in analysis.faces:
+            face.ClearField("age")
+            face.ClearField("gender")
+    return analysis
 
 
 def _id_of(name: str) -> uuid.UUID:

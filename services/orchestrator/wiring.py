@@ -17,6 +17,7 @@ from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batches import Batches
 from services.orchestrator.engine import AnalysisEngine
 from services.orchestrator.fetching import UrlFetcher
+from services.orchestrator.gallery import Gallery, GalleryStore
 from services.orchestrator.intake import Intake
 from services.orchestrator.job_queue import JobQueue, database_pool
 from services.orchestrator.objects import open_objects
@@ -24,7 +25,7 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
 from services.orchestrator.webhooks import Webhooks
 
-__all__ = ["Core", "open_batches", "open_core", "open_webhooks"]
+__all__ = ["Core", "open_batches", "open_core", "open_gallery", "open_webhooks"]
 
 BATCH_CONNECTIONS: Final = 8
 
@@ -82,6 +83,7 @@ async def open_core(settings: OrchestratorSettings, store: AnalysisStore) -> Asy
             deployment_policy=settings.policy,
             calibration=read_calibration(settings.calibration),
             reuse_seconds=settings.reuse_seconds,
+            biometrics=settings.biometrics,
         )
         yield Core(channels, fetcher, work, intake, analyzers, engine)
 
@@ -93,7 +95,9 @@ async def open_batches(settings: OrchestratorSettings, core: Core) -> AsyncItera
         pool = None
         if settings.database_url:
             pool = await stack.enter_async_context(database_pool(settings.database_url, connections=BATCH_CONNECTIONS))
-        store = BatchStore(pool, JobQueue(), batch_seconds=settings.batch_timeout_seconds)
+        store = BatchStore(
+            pool, JobQueue(), batch_seconds=settings.batch_timeout_seconds, biometrics=settings.biometrics
+        )
         batches = Batches(
             store,
             open_objects(settings.object_store, home=settings.home),
@@ -104,6 +108,16 @@ async def open_batches(settings: OrchestratorSettings, core: Core) -> AsyncItera
         )
         stack.callback(batches.close)
         yield store, batches
+
+
+@asynccontextmanager
+async def open_gallery(settings: OrchestratorSettings) -> AsyncIterator[Gallery]:
+    """The gallery; without one no connection is made, and nothing of it is in the database."""
+    async with AsyncExitStack() as stack:
+        store = None
+        if settings.gallery and settings.database_url:
+            store = await stack.enter_async_context(GalleryStore.connect(settings.database_url))
+        yield Gallery(store, enabled=settings.gallery, biometrics=settings.biometrics)
 
 
 def open_webhooks(settings: OrchestratorSettings, core: Core) -> Webhooks:

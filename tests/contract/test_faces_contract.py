@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from services.faces.main import wire
 from services.faces.settings import FacesSettings
 from triton_models.layout import data_folder
 
+CONSENSUS = face_pb2.FACE_DETECTOR_CONSENSUS
 HAAR, MEDIAPIPE, YUNET = (face_pb2.FACE_DETECTOR_HAAR, face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_YUNET)
 MODELS = ["age", "facenet", "facenet_realfake", "gender", "vgg16_cartoon", "yunet"]
 
@@ -72,16 +74,33 @@ async def test_without_networks_faces_are_found_and_what_is_missing_is_named(tmp
     assert not face.HasField("age")
     assert not face.HasField("gender")
     assert missing(answer.report) == {
+        "yunet": "MODEL_UNAVAILABLE",
         "mediapipe_face_detector": "MODEL_NOT_INSTALLED",
         "age": "MODEL_UNAVAILABLE",
         "gender": "MODEL_UNAVAILABLE",
         "vgg16_cartoon": "MODEL_UNAVAILABLE",
-        "facenet_realfake": "MODEL_NOT_INSTALLED",
+        "facenet_realfake": "MODEL_UNAVAILABLE",
     }
     (edited,) = [item for item in answer.report.missing if item.questions]
     assert (edited.part, list(edited.questions)) == ("facenet_realfake", [detection_pb2.QUESTION_EDITED])
     assert (answer.report.image.width, answer.report.image.height) == (512, 512)
     assert answer.report.duration_seconds > 0
+
+
+async def test_a_network_that_nobody_put_in_is_lacked_only_by_who_asks_for_it(tmp_path):
+    status = tmp_path / "models" / "status.json"
+    status.parent.mkdir()
+    entries = [{"kind": "model", "name": name, "ready": True, "files": [], "licence": "MIT"} for name in ("age",)]
+    status.write_text(json.dumps({"schema_version": 1, "entries": entries, "files": {}}))
+    async with serving(tmp_path) as stub:
+        answer = await stub.Analyze(pb.AnalyzeRequest(image=PORTRAIT))
+        asked = await stub.Analyze(pb.AnalyzeRequest(image=PORTRAIT, detectors=["facenet_realfake"]))
+        found = await stub.DetectFaces(pb.DetectFacesRequest(image=PORTRAIT))
+    assert len(answer.faces) == 1
+    assert missing(answer.report) == {"mediapipe_face_detector": "MODEL_NOT_INSTALLED", "age": "MODEL_UNAVAILABLE"}
+    assert not answer.report.findings
+    assert "facenet_realfake" in missing(asked.report)
+    assert [item.part for item in found.missing] == ["mediapipe_face_detector"]
 
 
 async def test_mediapipe_looks_by_default():
@@ -103,7 +122,12 @@ async def test_a_picture_without_a_face_lacks_nothing_but_the_finder(tmp_path):
     async with serving(tmp_path) as stub:
         answer = await stub.Analyze(pb.AnalyzeRequest(image=COFFEE))
     assert not answer.faces
-    assert missing(answer.report) == {"mediapipe_face_detector": "MODEL_NOT_INSTALLED"}
+    assert missing(answer.report) == {
+        "yunet": "MODEL_UNAVAILABLE",
+        "mediapipe_face_detector": "MODEL_NOT_INSTALLED",
+    }
+    (finding,) = answer.report.findings
+    assert finding.applicability == detection_pb2.APPLICABILITY_NOT_APPLICABLE
 
 
 async def test_only_the_attributes_that_are_asked_for(tmp_path):
@@ -111,7 +135,7 @@ async def test_only_the_attributes_that_are_asked_for(tmp_path):
         answer = await stub.Analyze(
             pb.AnalyzeRequest(image=PORTRAIT, face_detector=HAAR, attributes=[face_pb2.FACE_ATTRIBUTE_GENDER])
         )
-    assert missing(answer.report) == {"gender": "MODEL_UNAVAILABLE"}
+    assert missing(answer.report) == {"gender": "MODEL_UNAVAILABLE", "facenet_realfake": "MODEL_UNAVAILABLE"}
 
 
 async def test_a_finder_that_is_not_there_is_missing_in_a_report_and_unavailable_alone(tmp_path):
@@ -119,7 +143,7 @@ async def test_a_finder_that_is_not_there_is_missing_in_a_report_and_unavailable
         answer = await stub.Analyze(pb.AnalyzeRequest(image=PORTRAIT, face_detector=YUNET))
         error, details = await refusal(stub.DetectFaces(pb.DetectFacesRequest(image=PORTRAIT, face_detector=YUNET)))
     assert not answer.faces
-    assert missing(answer.report) == {"yunet": "MODEL_NOT_INSTALLED"}
+    assert missing(answer.report) == {"yunet": "MODEL_UNAVAILABLE"}
     assert error.code() == grpc.StatusCode.UNAVAILABLE
     assert details["ErrorInfo"].metadata["model"] == "yunet"
 
@@ -179,17 +203,56 @@ async def test_an_unknown_detector_is_refused(tmp_path):
     assert details["ErrorInfo"].reason == "UNKNOWN_DETECTOR"
 
 
-async def test_what_is_not_built_yet_names_its_model(tmp_path):
+async def test_what_cannot_be_asked_names_its_model(tmp_path):
     async with serving(tmp_path) as stub:
         for call, model in (
             (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT)), "facenet_realfake"),
+            (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT, augmented=True)), "facenet_realfake"),
+            (
+                stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=COFFEE, whole_image_fallback=True)),
+                "facenet_realfake",
+            ),
             (stub.EmbedFaces(pb.EmbedFacesRequest(image=PORTRAIT)), "facenet"),
             (stub.CompareFaces(pb.CompareFacesRequest(image_a=PORTRAIT, image_b=PORTRAIT)), "facenet"),
         ):
             error, details = await refusal(call)
             assert error.code() == grpc.StatusCode.UNAVAILABLE
-            assert details["ErrorInfo"].reason == "MODEL_NOT_INSTALLED"
+            assert details["ErrorInfo"].reason == "MODEL_UNAVAILABLE"
             assert details["ErrorInfo"].metadata["model"] == model
+
+
+async def test_without_a_face_the_whole_picture_is_looked_at_only_if_asked(tmp_path):
+    async with serving(tmp_path) as stub:
+        answer = await stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=COFFEE))
+    assert not answer.faces
+    assert not answer.HasField("whole_image")
+
+
+async def test_pictures_without_a_face_cannot_be_compared(tmp_path):
+    async with serving(tmp_path) as stub:
+        error, details = await refusal(stub.CompareFaces(pb.CompareFacesRequest(image_a=COFFEE, image_b=COFFEE)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details["ErrorInfo"].reason == "NO_FACE"
+    assert details["BadRequest"].field_violations[0].field in {"image_a", "image_b"}
+
+
+async def test_the_finders_that_are_there_agree(tmp_path):
+    async with serving(tmp_path) as stub:
+        answer = await stub.DetectFaces(pb.DetectFacesRequest(image=PORTRAIT, face_detector=CONSENSUS))
+    (face,) = answer.faces
+    assert face.detector == answer.face_detector == CONSENSUS
+    assert face.agreement == 1.0, "Haar alone was asked, and saw it"
+    assert {item.part for item in answer.missing} == {"yunet", "mediapipe_face_detector"}
+
+
+async def test_a_face_is_described_no_further_than_is_asked(tmp_path):
+    async with serving(tmp_path) as stub:
+        plain = await stub.DetectFaces(pb.DetectFacesRequest(image=PORTRAIT, face_detector=HAAR))
+        asked = await stub.DetectFaces(
+            pb.DetectFacesRequest(image=PORTRAIT, face_detector=HAAR, attributes=[face_pb2.FACE_ATTRIBUTE_KIND])
+        )
+    assert not plain.missing
+    assert [item.part for item in asked.missing] == ["vgg16_cartoon"]
 
 
 @pytest.mark.parametrize("image", [PORTRAIT, COFFEE], ids=["face", "no face"])
@@ -209,7 +272,9 @@ async def test_biometrics_can_be_forbidden(tmp_path):
         error, details = await refusal(stub.EmbedFaces(pb.EmbedFacesRequest(image=PORTRAIT)))
     assert len(answer.faces) == 1
     assert missing(answer.report) == {
+        "yunet": "MODEL_UNAVAILABLE",
         "mediapipe_face_detector": "MODEL_NOT_INSTALLED",
+        "facenet_realfake": "MODEL_UNAVAILABLE",
         "age": "BIOMETRICS_DISABLED",
         "gender": "BIOMETRICS_DISABLED",
     }
@@ -224,4 +289,5 @@ async def test_models_and_detectors_are_listed(tmp_path):
     assert [model.name for model in models] == MODELS
     assert {model.state for model in models} == {model_pb2.MODEL_STATE_NOT_INSTALLED}
     assert all(model.description for model in models)
-    assert not detectors, "detectors answer a question about the picture; finders do not"
+    (detector,) = detectors  # detectors answer a question about the picture; finders do not
+    assert (detector.name, list(detector.models)) == ("facenet_realfake", ["facenet_realfake"])

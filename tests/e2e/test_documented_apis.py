@@ -450,6 +450,13 @@ def test_a_documented_request_gets_its_documented_answer(
     documented.check(answer)
 
 
+def test_no_answer_is_incomplete_for_want_of_a_network_that_nobody_put_in(mesh, photograph):
+    """Of the mesh as it is shipped, whether deeplabv3plus and resnet50 are shipped or not (docs/own-models.md)."""
+    answer = httpx.post(f"{mesh.url}/analyze/image", files={"file": ("a.jpg", photograph)}, timeout=60)
+    data = answer.json()["data"]
+    assert not {"deeplabv3plus", "resnet50", "segment", "classify"} & {item["part"] for item in data["missing"]}
+
+
 PYTHON_EXAMPLE = """
 import requests
 

@@ -201,6 +201,27 @@ def test_lists_are_filtered_and_paged(mesh, photograph, forgery):
     assert httpx.get(f"{mesh.url}/v1/analyses", params={"decision": "NONE"}).status_code == 400
 
 
+def test_a_look_by_an_older_api_leaves_a_row_in_the_audit(mesh, photograph, monkeypatch):
+    headers = {"x-request-id": "audited-look"}
+    answer = httpx.post(
+        f"{mesh.url}/imginterface/", files={"files": ("a.jpg", photograph)}, headers=headers, timeout=60
+    )
+    assert answer.status_code == 200
+    rows = []
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("PENTIMENTO_HOME", str(mesh.home))
+    monkeypatch.setenv("PENTIMENTO_PORT", str(mesh.port))
+    with psycopg.connect(database_url(LocalSettings.from_environment()), autocommit=True) as connection:
+        for _ in range(50):  # it is written after the answer
+            query = "SELECT action, caller, sha256, versions FROM audit WHERE request_id = 'audited-look'"
+            if rows := connection.execute(query).fetchall():
+                break
+            time.sleep(0.1)
+    ((action, caller, sha256, versions),) = rows
+    assert (action, caller, sha256) == ("call", "anonymous", hashlib.sha256(photograph).hexdigest())
+    assert versions["pentimento"]
+
+
 def test_every_analysis_leaves_a_row_in_the_audit(mesh, photograph, monkeypatch):
     content = unseen(photograph)
     first, second = (analysis_of(mesh, content, "private-name.jpg") for _ in range(2))

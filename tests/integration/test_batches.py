@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import os
-import socket
-import subprocess
-import sys
-import time
 import uuid
 from contextlib import AsyncExitStack
 
@@ -18,8 +13,6 @@ import pytest_asyncio
 from pentimento.common.v1 import detection_pb2
 from pentimento.orchestrator.v1 import analysis_pb2, batch_service_pb2
 
-from local.postgres import database_url
-from local.settings import LocalSettings
 from services.common.errors import InvalidInput, NotFound, Overloaded, Unavailable
 from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batch_work import MAX_ATTEMPTS, Again, ImageWork, KeptLater
@@ -36,42 +29,6 @@ from services.orchestrator.webhooks import Webhooks
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 
 OPTIONS = analysis_pb2.AnalysisOptions(detectors=["copy_move"])
-
-
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory):
-    """The URL of a running PostgreSQL."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        base = held.getsockname()[1] - 9
-    home = tmp_path_factory.mktemp("home")
-    environment = {**os.environ, "PENTIMENTO_HOME": str(home), "PENTIMENTO_PORT": str(base)}
-    environment.pop("DATABASE_URL", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "local.postgres"], env=environment, stderr=subprocess.DEVNULL, text=True
-    )
-    url = database_url(LocalSettings(home=home, port=base))
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            psycopg.connect(url, connect_timeout=5).close()
-            break
-        except psycopg.OperationalError:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-    yield url
-    process.terminate()
-    process.wait(30)
-
-
-@pytest.fixture
-def url(postgres):
-    """A database of its own for each test."""
-    name = f"t{uuid.uuid4().hex}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield postgres.rpartition("/")[0] + f"/{name}"
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def ask(url, query):
@@ -562,6 +519,18 @@ async def test_deleting_a_batch_stops_it_first_and_leaves_nothing(bench):
         assert ask(bench.url, f"SELECT count(*) FROM {table}") == [(0,)], table
     with pytest.raises(NotFound):
         await bench.batches.delete(f"batches/{batch_id}")
+
+
+async def test_an_analysis_that_ends_as_its_batch_is_deleted_goes_too(bench):
+    batch_id = await bench.accept("a.jpg")
+
+    async def delete():
+        await bench.batches.delete(f"batches/{batch_id}")
+
+    bench.engine.answers = [delete]
+    await bench.work().run(batch_id, 0)
+    assert ask(bench.url, "SELECT count(*) FROM analyses") == [(0,)]
+    assert ask(bench.url, "SELECT action FROM audit ORDER BY id") == [("analyze",), ("delete",)]
 
 
 async def test_pages(bench):

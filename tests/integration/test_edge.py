@@ -744,6 +744,13 @@ def test_reflection_and_health(channel: grpc.Channel) -> None:
         response_deserializer=health_pb2.HealthCheckResponse.FromString,
     )
     assert check(health_pb2.HealthCheckRequest(), timeout=5).status == health_pb2.HealthCheckResponse.SERVING
+    watch = channel.unary_stream(
+        "/grpc.health.v1.Health/Watch",
+        request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+        response_deserializer=health_pb2.HealthCheckResponse.FromString,
+    )
+    with pytest.raises(grpc.RpcError):  # it would hold a place for nothing
+        next(watch(health_pb2.HealthCheckRequest(), timeout=5))
 
 
 # ---- streams ----
@@ -898,6 +905,33 @@ def test_listed_origins_only(tmp_path: Path) -> None:
         refused = httpx.get(f"{edge.url}/health", headers={"origin": "https://b.example"})
         assert allowed.headers["access-control-allow-origin"] == "https://a.example"
         assert "access-control-allow-origin" not in refused.headers
+
+
+def test_pages_of_any_origin_read_nothing_that_is_kept(client: httpx.Client, tmp_path: Path) -> None:
+    headers = {"origin": "https://a.example"}
+    for path in ("/v1/analyses", "/v1/batches/b", "/v1/batches/b:watch"):
+        assert "access-control-allow-origin" not in client.get(path, headers=headers).headers, path
+    with running(tmp_path, cors_origins="https://a.example") as (edge, _):
+        answer = httpx.get(f"{edge.url}/v1/analyses", headers=headers)
+        assert answer.headers["access-control-allow-origin"] == "https://a.example"
+
+
+def test_streams_leave_the_analyses_of_others_alone(tmp_path: Path) -> None:
+    """Whoever holds streams open fills the places of streams, and no others."""
+    with (
+        running(tmp_path, **UNLIMITED | {"edge_max_requests": 2, "edge_max_streams": 2}) as (edge, _),
+        ExitStack() as stack,
+    ):
+        head = b"POST /analyze/batch HTTP/1.1\r\nhost: x\r\ncontent-type: image/jpeg\r\ncontent-length: 9\r\n\r\nx"
+        for _ in range(4):
+            slow = stack.enter_context(socket.create_connection(("127.0.0.1", edge.port), timeout=10))
+            slow.sendall(head)
+        time.sleep(0.5)
+        with httpx.Client(base_url=edge.url, timeout=30) as client:
+            assert (
+                client.post("/analyze/batch", content=b"x", headers={"content-type": "image/jpeg"}).status_code == 429
+            )
+            assert client.post("/analyze/image", content=b"x").status_code == 200
 
 
 def test_sigterm_ends_it(tmp_path: Path) -> None:

@@ -121,4 +121,4 @@ def test_services_are_told_apart_by_what_they_answer() -> None:
         "DeepfakeService",
         "DocumentationService",
     }
-    assert {"AnalysisService", "BatchService", "GalleryService", "SystemService"} <= kinds.keys()
+    assert {"AnalysisService", "BatchService", "FaceService", "GalleryService", "SystemService"} <= kinds.keys()

@@ -26,6 +26,7 @@ FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP"})
 MODEL: Final = "facenet_realfake"
 INPUT_SHAPE: Final = (1, 160, 160, 3)
 """What document 004's clients read in debug_info: one face of 160 x 160 pixels in colour."""
+NO_FACE: Final = "No face was found; the whole picture was looked at, of which the network knows little."
 FAKE_FROM: Final = 0.5
 """Scores from here on are labelled fake; document 004 has no third label."""
 
@@ -88,6 +89,8 @@ class DeepfakeServicer(pb_grpc.DeepfakeServiceServicer):
                 "debug_info": {"input_shape": list(INPUT_SHAPE), "raw_prediction": rounded(estimate.score)},
                 "faces": len(answer.faces),
             }
+            if not answer.faces:
+                reply["message"] = NO_FACE
             if estimate.HasField("stability"):
                 reply["stability"] = rounded(estimate.stability)
             return Reply(reply)

@@ -22,10 +22,11 @@ from pentimento.common.v1 import detection_pb2, report_pb2
 from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
+from services.common.context import time_remaining
 from services.common.errors import DeadlineExceeded, PentimentoError, Unavailable, internal_message
 from services.common.images import ImageInfo, ImageLimits
 from services.common.limiter import WorkLimiter
-from services.orchestrator.intake import Intake, Source
+from services.orchestrator.intake import Intake, Source, Upload
 from services.orchestrator.overlays import draw_overlay
 from services.orchestrator.ports import PassiveClient
 from services.orchestrator.rest.http import Context, Reply, base64_text, error_reply, facts, respond
@@ -39,6 +40,12 @@ FILE_FIELDS: Final = ("files", "file", "image")
 MAX_IMAGES: Final = 50
 SIDE_BY_SIDE: Final = 4
 """Pictures fetched and checked at once for one request: one caller must not fill the passive service."""
+
+ALL_SECONDS: Final = 60.0
+"""For all pictures of a request, where its caller sets no nearer deadline."""
+
+ANSWER_SECONDS: Final = 3.0
+"""Of them, what is left to answer with: a picture that is not checked by then must not cost the others theirs."""
 
 DETECTOR: Final = "copy_move"
 METADATA_DETECTOR: Final = "metadata"
@@ -87,38 +94,48 @@ class ImageInterfaceServicer(pb_grpc.ImageInterfaceServiceServicer):
             sources = await self._intake.sources(request.body, max_images=MAX_IMAGES, fields=FILE_FIELDS)
             sources = list(dict.fromkeys(sources))
             places = asyncio.Semaphore(SIDE_BY_SIDE)
+            seconds = time_remaining(ALL_SECONDS)
+            ends = asyncio.get_running_loop().time() + max(seconds / 2, seconds - ANSWER_SECONDS)
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._check(source, places, request)) for source in sources]
+                tasks = [group.create_task(self._check(source, places, ends, request)) for source in sources]
             return _reply(_unique_names(sources), [task.result() for task in tasks])
 
         return await respond(context, call)
 
     async def _check(
-        self, source: Source, places: asyncio.Semaphore, request: pb.ImageInterfaceServiceCheckImagesRequest
+        self,
+        source: Source,
+        places: asyncio.Semaphore,
+        ends: float,
+        request: pb.ImageInterfaceServiceCheckImagesRequest,
     ) -> _Checked:
-        """Checks one picture; whatever goes wrong is about this picture and no other."""
-        async with places:
-            try:
+        """Checks one picture until `ends` (the loop's time); what goes wrong is about this picture and no other."""
+        try:
+            async with asyncio.timeout_at(ends), places:
                 upload = await self._intake.load(source)
                 info = await self._intake.check(upload, FORMATS)
                 detectors = [DETECTOR, METADATA_DETECTOR] if request.metadata else [DETECTOR]
                 answer = await self._passive.analyze(upload.content, detectors=detectors, include_maps=request.masks)
                 found = _has_copy(answer.report.findings)
-                mask = None
-                if found and request.masks:
-                    drawn = await self._work.run(
-                        draw_overlay, upload.content, self._limits, answer.report.findings, {DETECTOR}
-                    )
-                    mask = drawn.mask_png
+                mask = await self._draw(upload, answer.report) if found and request.masks else None
                 metadata = _metadata(info, answer.report) if request.metadata else None
                 return _Checked(found, mask_png=mask, metadata=metadata)
-            except PentimentoError as error:
-                return _Checked(None, error)
-            except TimeoutError:
-                return _Checked(None, DeadlineExceeded("The check took longer than it is allowed to."))
-            except Exception:
-                log.exception("image_check_failed")
-                return _Checked(None, PentimentoError(internal_message()))
+        except PentimentoError as error:
+            return _Checked(None, error)
+        except TimeoutError:
+            return _Checked(None, DeadlineExceeded("There was no time left to check this picture."))
+        except Exception:
+            log.exception("image_check_failed")
+            return _Checked(None, PentimentoError(internal_message()))
+
+    async def _draw(self, upload: Upload, report: report_pb2.AnalyzerReport) -> bytes | None:
+        """The mask of a copy; None where it cannot be drawn: the copy was found all the same."""
+        try:
+            drawn = await self._work.run(draw_overlay, upload.content, self._limits, report.findings, {DETECTOR})
+        except PentimentoError as error:
+            log.info("mask_not_drawn", reason=error.reason)
+            return None
+        return drawn.mask_png
 
 
 def _has_copy(findings: Sequence[detection_pb2.Finding]) -> bool:

@@ -62,11 +62,14 @@ class ManipulationServicer(pb_grpc.ManipulationServiceServicer):
             if not manipulations:
                 raise Unavailable("The classifier gave no class.")
             likeliest = max(manipulations, key=lambda known: known.probability)
+            knows_pristine = len(manipulations) < len(answer.classes)
+            total = sum(known.probability for known in manipulations)
             return Reply(
                 {
                     "class_id": likeliest.class_id,
                     "class_name": likeliest.class_name,
                     "confidence": rounded(likeliest.probability),
+                    "manipulated": total >= 0.5 if knows_pristine else None,
                     "probabilities": {known.class_name: rounded(known.probability) for known in answer.classes},
                 }
             )

@@ -7,7 +7,7 @@ import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,8 +19,8 @@ from pentimento.orchestrator.v1 import batch_service_pb2 as batch_pb
 from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
+from services.common.context import begin_call, time_remaining
 from services.common.context import request_id as current_request_id
-from services.common.context import time_remaining
 from services.common.errors import DeadlineExceeded, InvalidInput, PentimentoError
 from services.common.images import ImageLimits
 from services.common.limiter import AdmissionLimiter, WorkLimiter
@@ -52,6 +52,16 @@ ANALYSIS_SECONDS: Final = 30.0
 
 REVIEW_FROM: Final = 0.65
 """Document 002: a statistical score from here on is REVIEW_REQUIRED."""
+
+ANSWER_SECONDS: Final = 1.0
+"""Left of them, when an analyser that hangs is given up, for an answer without it."""
+
+PIECE_SECONDS: Final = 20.0
+"""Longest silence in the middle of an upload: it holds a place with everything behind it."""
+
+DRAIN_SECONDS: Final = 30.0
+
+TOO_SLOW: Final = "UPLOAD_TOO_SLOW"
 
 _STATUSES: Final = {
     batch_pb.BATCH_STATE_PROCESSING: "processing",
@@ -116,6 +126,7 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
     ) -> httpbody_pb2.HttpBody:
         async def call() -> Reply:
             seconds = time_remaining(ANALYSIS_SECONDS)
+            begin_call(current_request_id(), max(seconds / 2, seconds - ANSWER_SECONDS))
             try:
                 async with asyncio.timeout(seconds):
                     data = await self._analyze(request)
@@ -145,10 +156,12 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
         patience = _patience(headers.get("prefer", ""), self._wait_seconds)
 
         async def call() -> Reply:
+            # Whoever gave the request a name of his own may ask for its batch again, and then it should be there.
+            named = bool(headers.get("idempotency-key"))
             if patience.is_asynchronous:
-                return await self._answer_batch(await self._accept(request_iterator, headers), patience)
+                return await self._answer_batch(await self._accept(request_iterator, headers), patience, named=named)
             async with self._waiting.admit():
-                return await self._answer_batch(await self._accept(request_iterator, headers), patience)
+                return await self._answer_batch(await self._accept(request_iterator, headers), patience, named=named)
 
         return await respond(context, call)
 
@@ -186,30 +199,32 @@ class ScreeningServicer(pb_grpc.ScreeningServiceServicer):
             raise InvalidInput(
                 "Idempotency-Key must be at most 128 letters, digits and . _ : -", reason="INVALID_FIELD"
             )
-        first = await anext(aiter(pieces), None)
+        first = await _next(pieces)
         content_type = first.body.content_type if first else ""
 
         async def data() -> AsyncIterator[bytes]:
             if first is not None:
                 yield first.body.data
-            async for piece in pieces:
+            while (piece := await _next(pieces)) is not None:
                 yield piece.body.data
 
         sources = parse_pieces(content_type, data(), max_images=MAX_IMAGES, max_bytes=self._limits.max_bytes)
         async with aclosing(sources):
             try:
                 return await self._batches.accept(sources, analysis_pb2.AnalysisOptions(), request_id=request_id)
-            except PentimentoError:
+            except PentimentoError as error:
                 # Over HTTP/1.1, a client that is answered while it is still sending may never read why.
-                await _drain(pieces, 2 * MAX_IMAGES * self._limits.max_bytes)
+                if error.reason != TOO_SLOW:
+                    await _drain(pieces, 2 * MAX_IMAGES * self._limits.max_bytes)
                 raise
 
-    async def _answer_batch(self, batch_id: uuid.UUID, patience: _Patience) -> Reply:
+    async def _answer_batch(self, batch_id: uuid.UUID, patience: _Patience, *, named: bool) -> Reply:
         try:
             batch = await self._batches.wait(batch_id, seconds=patience.seconds)
         except asyncio.CancelledError:
-            # The client has gone away, and with it whoever wanted to know.
-            self._batches.cancel_soon(batch_id)
+            if not named:
+                # The client has gone away, and with it whoever wanted to know.
+                self._batches.cancel_soon(batch_id)
             raise
         if batch.state == batch_pb.BATCH_STATE_PROCESSING:
             return _accepted(batch, patience)
@@ -310,10 +325,26 @@ def _accepted(batch: batch_pb.Batch, patience: _Patience) -> Reply:
 
 async def _drain(pieces: AsyncIterator[pb.ScreeningServiceAnalyzeBatchRequest], limit: int) -> None:
     """Reads what a client still sends, and no more than `limit` bytes of it."""
-    async for piece in pieces:
-        limit -= len(piece.body.data)
-        if limit < 0:
-            return
+    with suppress(TimeoutError, PentimentoError):
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while limit >= 0 and (piece := await _next(pieces)) is not None:
+                limit -= len(piece.body.data)
+
+
+async def _next(
+    pieces: AsyncIterator[pb.ScreeningServiceAnalyzeBatchRequest],
+) -> pb.ScreeningServiceAnalyzeBatchRequest | None:
+    """The next piece of an upload; None at its end.
+
+    Raises:
+        DeadlineExceeded: the client has stopped sending.
+    """
+    try:
+        async with asyncio.timeout(PIECE_SECONDS):
+            return await anext(aiter(pieces), None)
+    except TimeoutError as error:
+        message = f"Nothing more of the upload came for {PIECE_SECONDS:.0f} seconds."
+        raise DeadlineExceeded(message, reason=TOO_SLOW) from error
 
 
 def _id(batch: batch_pb.Batch) -> str:

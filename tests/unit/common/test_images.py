@@ -561,6 +561,24 @@ class TestBrokenFiles:
         with pytest.raises(UnsupportedFormat):
             inspect_image(b"PK\x03\x04" + save(smooth(), "PNG"))
 
+    def test_a_second_header_cannot_get_past_the_limits(self) -> None:
+        """Found by fuzzing: limits were held against the first IHDR, memory was given for the second."""
+        content = save(smooth(16, 16), "PNG")
+        header = struct.pack(">II5B", 30_000, 30_000, 8, 2, 0, 0, 0)
+        chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+        forged = content[:33] + chunk + content[33:]
+        for call in (check_image, decode_image):
+            with pytest.raises(DamagedImage, match="two headers"):
+                call(forged, ImageLimits(max_pixels=1_000))
+
+    def test_a_transparent_colour_that_is_cut_short_says_nothing(self) -> None:
+        """Found by fuzzing: the check passed such a file, the decoder refused it."""
+        content = save(smooth(16, 16), "PNG")
+        chunk = struct.pack(">I", 4) + b"tRNS" + bytes(4) + struct.pack(">I", zlib.crc32(b"tRNS" + bytes(4)))
+        cut = content[:33] + chunk + content[33:]
+        assert not check_image(cut).has_alpha
+        assert np.array_equal(decode_image(cut).rgb, decode_image(content).rgb)
+
     def test_metadata_cannot_break_a_sound_picture(self) -> None:
         content = save(smooth(), "JPEG")
         expected = decode_image(content).rgb

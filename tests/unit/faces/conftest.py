@@ -10,6 +10,7 @@ import pytest
 from skimage import data
 
 from services.common.images import Picture
+from services.common.limiter import WorkLimiter
 from services.faces.finders.haar import HaarFinder
 from services.faces.finders.mediapipe import MediaPipeFinder
 from triton_models.layout import data_folder
@@ -46,3 +47,10 @@ def finder(request):
 def astronaut() -> Picture:
     """512 x 512; her face is at about (177, 82) to (272, 177)."""
     return Picture.from_array(np.ascontiguousarray(data.astronaut()))
+
+
+@pytest.fixture
+def limiter() -> Iterator[WorkLimiter]:
+    limiter = WorkLimiter(workers=1, queue=50)
+    yield limiter
+    limiter.close()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from services.common.errors import DeadlineExceeded, ModelUnavailable
-from services.common.limiter import WorkLimiter
+from services.common.errors import DeadlineExceeded, Forbidden, ModelUnavailable
+from services.faces.attributes import deepfake
 from services.faces.describing import MAX_BATCH, Describer
-from services.faces.face import Attribute, Box, DetectedFace, FaceDetector, FaceKind, KindEstimate
+from services.faces.face import Attribute, Box, DeepfakeEstimate, DetectedFace, FaceDetector, FaceKind, KindEstimate
 
 FACE = DetectedFace(box=Box(177, 82, 272, 177), confidence=0.9, detector=FaceDetector.HAAR)
 AGE_AND_GENDER = frozenset({Attribute.AGE, Attribute.GENDER})
@@ -28,15 +28,8 @@ class Client:
         self.batches.append((model, len(tensor)))
         if model in self.failures:
             raise self.failures[model]
-        width = {"age": 81, "gender": 2, "vgg16_cartoon": 1}[model]
+        width = {"age": 81, "gender": 2, "vgg16_cartoon": 1, "facenet_realfake": 1, "facenet": 512}[model]
         return {outputs[0]: np.full((len(tensor), width), 0.1)}
-
-
-@pytest.fixture
-def limiter():
-    limiter = WorkLimiter(workers=1, queue=50)
-    yield limiter
-    limiter.close()
 
 
 async def test_all_faces_go_in_one_batch_a_network(astronaut, limiter):
@@ -72,11 +65,39 @@ async def test_without_triton_the_faces_remain(astronaut, limiter):
     assert set(description.unanswered) == {"age", "gender"}
 
 
-async def test_networks_of_a_later_version_are_missing_by_name(astronaut, limiter):
-    description = await Describer(Client(), limiter, biometrics=True).describe(astronaut, [FACE], ())
+async def test_a_network_that_is_not_installed_is_missing_by_name(astronaut, limiter):
+    client = Client(facenet_realfake=ModelUnavailable("facenet_realfake", installed=False))
+    description = await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE], ())
     assert {model: error.reason for model, error in description.unanswered.items()} == {
         "facenet_realfake": "MODEL_NOT_INSTALLED",
     }
+    assert description.faces[0].age is not None
+
+
+async def test_one_pass_or_several_tell_real_from_fake(astronaut, limiter):
+    client = Client()
+    describer = Describer(client, limiter, biometrics=False)
+    once = await describer.real_or_fake(astronaut, [FACE] * 3, augmented=False)
+    often = await describer.real_or_fake(astronaut, [FACE] * 5, augmented=True)
+    assert once == [DeepfakeEstimate(0.1)] * 3
+    assert [estimate.stability for estimate in often] == [1.0] * 5
+    passes = len(deepfake.PASSES)
+    most = MAX_BATCH // passes
+    assert client.batches == [("facenet_realfake", 3), ("facenet_realfake", most * passes),
+                              ("facenet_realfake", (5 - most) * passes)]  # fmt: skip
+    assert await describer.picture_real_or_fake(astronaut, augmented=True) == DeepfakeEstimate(
+        pytest.approx(0.1), stability=1.0
+    )
+
+
+async def test_embeddings_are_of_length_one_and_forbidden_where_biometrics_are(astronaut, limiter):
+    client = Client()
+    (embedding,) = await Describer(client, limiter, biometrics=True).embed(astronaut, [FACE])
+    assert client.batches == [("facenet", VIEWS)]
+    assert np.linalg.norm(embedding.values) == pytest.approx(1.0, abs=1e-6)
+    assert embedding.similarity(embedding) == pytest.approx(1.0, abs=1e-6)
+    with pytest.raises(Forbidden, match="biometric"):
+        await Describer(client, limiter, biometrics=False).embed(astronaut, [FACE])
 
 
 async def test_a_face_is_shown_once_to_tell_its_kind(astronaut, limiter):
@@ -115,4 +136,6 @@ async def test_forbidden_attributes_are_not_asked_and_named_if_wanted(astronaut,
     everything = await describer.describe(astronaut, [FACE], ())
     assert not {"age", "gender"} & set(everything.unanswered)
     assert everything.faces[0].age is None
-    assert client.batches == [("vgg16_cartoon", 1)], "what a face is says nothing about a person"
+    assert sorted(client.batches) == [("facenet_realfake", 1), ("vgg16_cartoon", 1)], (
+        "what a face is says nothing about a person"
+    )

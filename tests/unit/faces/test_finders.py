@@ -17,7 +17,7 @@ from services.common.detection import Point
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.faces.face import Box, DetectedFace, FaceDetector
-from services.faces.finders import Finders
+from services.faces.finders import Finders, InThread
 from services.faces.finders._suppression import without_duplicates
 from services.faces.finders.haar import HaarFinder, confidence_of
 from services.faces.finders.mediapipe import ASSET, MediaPipeFinder, tiles
@@ -137,29 +137,31 @@ def test_a_missing_network_is_named(tmp_path, astronaut):
     assert caught.value.reason == "MODEL_NOT_INSTALLED"
 
 
-def test_without_mediapipe_haar_looks_and_the_answer_says_so(tmp_path, astronaut):
-    finders = Finders([MediaPipeFinder(tmp_path / "nothing.tflite"), HaarFinder()], max_faces=10)
-    found = finders.find(astronaut)
+async def test_without_mediapipe_haar_looks_and_the_answer_says_so(tmp_path, astronaut, limiter):
+    mediapipe = MediaPipeFinder(tmp_path / "nothing.tflite")
+    finders = Finders([InThread(mediapipe, limiter), InThread(HaarFinder(), limiter)], max_faces=10)
+    await finders.warm_up()
+    found = await finders.find(astronaut)
     assert [face.detector for face in found.faces] == [FaceDetector.HAAR]
     assert [error.model for error in found.passed_over] == [ASSET]
     with pytest.raises(ModelUnavailable):
-        finders.find(astronaut, FaceDetector.MEDIAPIPE)
+        await finders.find(astronaut, FaceDetector.MEDIAPIPE)
     finders.close()
 
 
-@pytest.mark.parametrize("detector", [FaceDetector.YUNET, FaceDetector.CONSENSUS])
-def test_a_finder_that_does_not_exist_yet_is_a_missing_model(astronaut, detector):
+async def test_a_finder_that_is_not_there_is_a_missing_model(astronaut, limiter):
     with pytest.raises(ModelUnavailable, match="yunet"):
-        Finders([HaarFinder()], max_faces=10).find(astronaut, detector)
+        await Finders([InThread(HaarFinder(), limiter)], max_faces=10).find(astronaut, FaceDetector.YUNET)
 
 
-def test_the_most_confident_faces_are_kept(mediapipe):
+async def test_the_most_confident_faces_are_kept(mediapipe, limiter):
     crowd, _ = scene(1600, 900, 90, 50, 300, copies=5)
-    every = Finders([mediapipe], max_faces=10).find(crowd).faces
+    finder = InThread(mediapipe, limiter)
+    every = (await Finders([finder], max_faces=10).find(crowd)).faces
     assert list(every) == sorted(every, key=lambda face: face.confidence, reverse=True)
-    assert Finders([mediapipe], max_faces=10).find(crowd, max_faces=2).faces == every[:2]
-    assert Finders([mediapipe], max_faces=3).find(crowd, max_faces=1000).faces == every[:3]
-    assert Finders([mediapipe], max_faces=10).find(crowd, min_confidence=1.0).faces == ()
+    assert (await Finders([finder], max_faces=10).find(crowd, max_faces=2)).faces == every[:2]
+    assert (await Finders([finder], max_faces=3).find(crowd, max_faces=1000)).faces == every[:3]
+    assert (await Finders([finder], max_faces=10).find(crowd, min_confidence=1.0)).faces == ()
 
 
 def test_one_face_gives_one_box():

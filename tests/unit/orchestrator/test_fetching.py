@@ -281,7 +281,9 @@ class TestRefused:
         assert error.reason == "URL_NOT_ALLOWED"
         assert "pw" not in error.message
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "169.254.169.254", "10.1.2.3", "::1", "fd00::1", "::ffff:127.0.0.1"])
+    @pytest.mark.parametrize(
+        "host", ["127.0.0.1", "169.254.169.254", "168.63.129.16", "10.1.2.3", "::1", "fd00::1", "::ffff:127.0.0.1"]
+    )
     async def test_names_of_such_addresses(self, host: str) -> None:
         error = await rejection("http://pictures.test/cat.jpg", resolver=names(pictures_test=[host, "not an address"]))
         assert (error.reason, error.message) == ("ADDRESS_NOT_ALLOWED", BLOCKED)
@@ -560,7 +562,7 @@ class TestLogs:
             await rejection("http://user:secret@example.org/?token=secret")
             await rejection("http://169.254.169.254/?token=secret")
         assert [entry["event"] for entry in logs] == ["url_fetched", "url_refused", "url_refused"]
-        assert logs[0]["host"] == "127.0.0.1"
+        assert not [entry for entry in logs if "host" in entry]
         assert logs[0]["bytes"] == 6
         assert "secret" not in repr(logs)
         assert "user" not in repr(logs)

@@ -199,6 +199,8 @@ HOSTILE: list[tuple[str, str, bytes, str]] = [
     ("base64 garbage", JSON, b'{"image": "!!!! no base64"}', "INVALID_FIELD"),
     ("base64 of one letter", JSON, b'{"image": "A"}', "INVALID_FIELD"),
     ("surrogate", JSON, b'{"image": "\\ud800"}', "INVALID_FIELD"),
+    ("surrogate in a url", JSON, b'{"urls": ["http://a.org/\\ud800"]}', "INVALID_FIELD"),
+    ("NUL in a url", JSON, b'{"url": "http://a.org/\\u0000"}', "INVALID_FIELD"),
     ("half a data: URL", JSON, b'{"image": "data:image/png;base64"}', "INVALID_FIELD"),
     ("filename number", JSON, b'{"url": "http://a.org/b", "filename": 5}', "INVALID_FIELD"),
     ("many pairs", "application/x-www-form-urlencoded", b"a=b&" * 10_000, "MALFORMED_BODY"),

@@ -7,6 +7,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 import training.localisation
+from services.common.triton import ModelDescription, Tensor
+from services.deeplearning.localisation import WORKING_SIDE
+from services.deeplearning.models import MANIPULATION_CLASS
+from services.deeplearning.networks import ModelFacts
 
 SERVING = Path(training.localisation.__file__).parent / "serving"
 OUTPUTS = {"deeplabv3plus": ["mask", "reliability", "classes"], "resnet50": ["classes"]}
@@ -42,6 +46,16 @@ def test_what_does_not_fit_is_refused(config):
     assert policy.max_queue_size >= config.max_batch_size
     assert config.version_policy.latest.num_versions == 1
     assert config.backend == "onnxruntime"
+
+
+def test_it_says_what_the_service_has_to_know(model, config):
+    told = {name: value.string_value for name, value in config.parameters.items()}
+    outputs = tuple(Tensor(each.name, "FP32", (-1, *each.dims)) for each in config.output)
+    facts = ModelFacts.of(ModelDescription(model, "1", (), outputs, told), classes=())
+    assert facts.classes == MANIPULATION_CLASS.classes
+    # One run of deeplabv3plus answers for resnet50 too.
+    assert facts.network == "pentimento_localiser"
+    assert (facts.threshold, facts.longest_side, facts.square_side) == (0.5, WORKING_SIDE, None)
 
 
 def test_every_model_has_a_card_that_asks_for_its_figures(model):

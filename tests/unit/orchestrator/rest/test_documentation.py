@@ -15,6 +15,7 @@ from pentimento.orchestrator.v1 import (
     analysis_service_pb2,
     batch_service_pb2,
     documented_services_pb2,
+    face_service_pb2,
     gallery_service_pb2,
     system_service_pb2,
 )
@@ -30,6 +31,7 @@ FILES = (
     analysis_service_pb2,
     batch_service_pb2,
     documented_services_pb2,
+    face_service_pb2,
     gallery_service_pb2,
     system_service_pb2,
 )

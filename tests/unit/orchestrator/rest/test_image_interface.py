@@ -15,7 +15,8 @@ from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 from pentimento.passive.v1 import passive_service_pb2
 from PIL import Image
 
-from services.common.errors import Unavailable
+from services.common.errors import Overloaded, Unavailable
+from services.orchestrator.rest import image_interface
 
 from .conftest import Mesh, encoded, form, json_body
 
@@ -141,6 +142,37 @@ async def test_too_many(mesh: Mesh) -> None:
     answer = await mesh.ask(METHOD, json_body({"urls": [f"http://example.org/{number}" for number in range(51)]}))
     assert answer.status == 400
     assert "51 pictures" in answer.json["error"]
+
+
+async def test_pictures_for_which_there_is_no_time_left_cost_the_others_nothing(
+    mesh: Mesh, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_interface, "ALL_SECONDS", 1.0)
+    slow = encoded("PNG")
+
+    async def passive(content: bytes, **_: Any) -> Any:
+        if content == slow:
+            await asyncio.sleep(30)
+        return report(0.9)
+
+    mesh.passive.answers["analyze"] = passive
+    answer = (await mesh.ask(METHOD, form(("files", "a.jpg", jpeg), ("files", "slow.png", slow)))).json
+    assert answer["PAYLOAD"] == {"a.jpg": [["DBSCAN_CPY_MOVE", 1]], "slow.png": [["DBSCAN_CPY_MOVE", None]]}
+    assert answer["ERRORS"]["slow.png"]["reason"] == "DEADLINE_EXCEEDED"
+
+
+async def test_a_copy_whose_mask_cannot_be_drawn_was_found_all_the_same(
+    mesh: Mesh, jpeg: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise Overloaded("no thread is free")
+
+    monkeypatch.setattr(image_interface, "draw_overlay", fail)
+    mesh.passive.answers["analyze"] = report(0.9)
+    request = pb.ImageInterfaceServiceCheckImagesRequest(body=form(("files", "a.jpg", jpeg)), masks=True)
+    answer = (await mesh.ask(METHOD, request)).json
+    assert answer["PAYLOAD"] == {"a.jpg": [["DBSCAN_CPY_MOVE", 1]]}
+    assert "MASKS" not in answer
 
 
 async def test_masks_and_metadata_on_request(mesh: Mesh, jpeg: bytes) -> None:

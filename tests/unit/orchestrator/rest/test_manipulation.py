@@ -41,6 +41,16 @@ async def test_classify(mesh: Mesh, jpeg: bytes, pristine: float) -> None:
     assert answer.json["class_name"] == "copymove"
     assert answer.json["confidence"] == pytest.approx((1 - pristine) * 0.8)
     assert answer.json["probabilities"]["pristine"] == pristine
+    assert answer.json["manipulated"] is (pristine < 0.5)
+
+
+async def test_a_classifier_without_pristine_does_not_say_whether(mesh: Mesh, jpeg: bytes) -> None:
+    mesh.deeplearning.answers["classify"] = deeplearning.ClassifyResponse(
+        classes=[deeplearning.ClassProbability(class_name="face", class_id=0, probability=1.0)]
+    )
+    answer = await mesh.ask("ManipulationService.Classify", form(("image", "a.jpg", jpeg)))
+    assert (answer.json["class_id"], answer.json["class_name"]) == (0, "face")
+    assert answer.json["manipulated"] is None
 
 
 @pytest.mark.parametrize(("method", "name"), [("Segment", "segment"), ("Classify", "classify")])

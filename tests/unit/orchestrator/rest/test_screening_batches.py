@@ -19,6 +19,7 @@ from pentimento.orchestrator.v1 import documented_services_pb2 as pb
 
 from services.common.errors import NotFound, Overloaded, Unavailable
 from services.orchestrator.intake import Link, Upload
+from services.orchestrator.rest import screening
 from services.orchestrator.rest.screening import _patience, batch_result
 from services.orchestrator.summary import summarize
 
@@ -308,6 +309,52 @@ async def test_whoever_goes_away_stops_his_batch(mesh: Mesh) -> None:
     with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
         await sending
     await asyncio.wait_for(stopped.wait(), 5)
+
+
+async def test_a_batch_that_has_a_name_outlives_its_caller(mesh: Mesh) -> None:
+    """Whoever lost the connection sends the request again by the same name, and should find its results."""
+    began, left, stopped = asyncio.Event(), asyncio.Event(), []
+
+    async def wait(*_: Any, **__: Any) -> None:
+        began.set()
+        try:
+            await asyncio.sleep(30)
+        finally:
+            left.set()
+
+    mesh.batches.answers |= {"accept": accepting([]), "wait": wait}
+    mesh.batches.cancel_soon = stopped.append  # type: ignore[method-assign]
+    sending = asyncio.create_task(send(mesh, form(("files", "a.jpg", b"x")), **{"idempotency-key": "a-1"}))
+    await asyncio.wait_for(began.wait(), 5)
+    sending.cancel()
+    with pytest.raises((asyncio.CancelledError, grpc.aio.AioRpcError)):
+        await sending
+    await asyncio.wait_for(left.wait(), 5)
+    await asyncio.sleep(0.1)
+    assert stopped == []
+
+
+async def test_an_upload_that_stops_halfway_holds_its_place_no_longer(
+    mesh: Mesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(screening, "PIECE_SECONDS", 0.2)
+    mesh.batches.answers["accept"] = accepting([])
+    call = mesh.channel.stream_unary(
+        "/pentimento.orchestrator.v1.ScreeningService/AnalyzeBatch",
+        request_serializer=pb.ScreeningServiceAnalyzeBatchRequest.SerializeToString,
+        response_deserializer=httpbody_pb2.HttpBody.FromString,
+    )
+    body = form(("files", "a.jpg", b"x" * 1000))
+
+    async def pieces():
+        part = httpbody_pb2.HttpBody(content_type=body.content_type, data=body.data[:500])
+        yield pb.ScreeningServiceAnalyzeBatchRequest(body=part)
+        await asyncio.sleep(30)
+
+    running = call(pieces(), timeout=10)
+    answer = json.loads((await running).data)
+    assert dict(await running.initial_metadata())["x-http-status"] == "504"
+    assert "Nothing more of the upload came" in answer["error"]
 
 
 async def test_no_more_than_so_many_wait(mesh: Mesh) -> None:

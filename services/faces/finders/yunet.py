@@ -1,0 +1,178 @@
+"""YuNet: a small network (about 76,000 weights) that finds faces of all sizes in one look; served by Triton.
+
+1. The picture is reduced until its longer side has `LONGEST_SIDE` pixels (never enlarged) and filled up with black on
+   the right and below to a multiple of the coarsest stride.
+2. For each place of three grids (strides 8, 16 and 32) the network gives two scores, a box and five landmarks, relative
+   to the place. The confidence is the geometric mean of the scores, as its authors have it.
+3. Of boxes that overlap, the most confident stays.
+
+References:
+    W. Wu, H. Peng and S. Yu, "YuNet: a tiny millisecond-level face detector", 2023. 10.1007/s11633-023-1423-y
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.detection import Point
+from services.common.images import Picture
+from services.common.limiter import WorkLimiter
+from services.faces.asking import ModelClient
+from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
+from services.faces.finders._suppression import SAME_FACE_OVERLAP, without_duplicates
+from services.faces.models import YUNET
+
+__all__ = ["INPUT", "OUTPUTS", "YuNetFinder", "prepared", "read"]
+
+RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+INPUT: Final = "input"
+STRIDES: Final = (8, 16, 32)
+OUTPUTS: Final = tuple(f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
+
+LONGEST_SIDE: Final = 640
+"""Of what the network looks at, in pixels."""
+DEFAULT_CONFIDENCE: Final = 0.7
+"""In 90 composed scenes of the train split and 90 photographs without a face, at 640 pixels: 0.6 finds 86 % with a
+precision of 0.93, 0.7 82 % with 0.96, 0.8 74 % with 0.99 (measured with the network that taught ours)."""
+MOST_CANDIDATES: Final = 5000
+"""Boxes that are compared with one another, most confident first: bounds the time for one picture."""
+
+
+class YuNetFinder:
+    """Finds faces by asking Triton.
+
+    Args:
+        client: where the network is asked.
+        limiter: where pixels are worked on.
+    """
+
+    detector: Final = FaceDetector.YUNET
+    default_confidence: Final = DEFAULT_CONFIDENCE
+
+    def __init__(self, client: ModelClient, limiter: WorkLimiter) -> None:
+        self._client = client
+        self._limiter = limiter
+
+    async def find(self, picture: Picture, *, min_confidence: float) -> list[DetectedFace]:
+        """The faces, most confident first.
+
+        Args:
+            picture: where to look.
+            min_confidence: faces below it are left out, 0 to 1.
+
+        Raises:
+            ModelUnavailable: the network is not installed, or Triton does not answer.
+        """
+        tensor, scale = await self._limiter.run(prepared, picture)
+        answer = await self._client.infer(YUNET.name, {INPUT: tensor}, OUTPUTS)
+        return await self._limiter.run(
+            read,
+            answer,
+            scale=scale,
+            width=picture.info.width,
+            height=picture.info.height,
+            input_width=tensor.shape[3],
+            min_confidence=min_confidence,
+        )
+
+    async def warm_up(self) -> None:
+        """Nothing: Triton does that."""
+
+    def close(self) -> None:
+        """Nothing: Triton holds the network."""
+
+
+def prepared(picture: Picture) -> tuple[Floats, float]:
+    """What the network takes, float32 (1, 3, height, width), BGR, 0 to 255; and its pixels per pixel of the picture."""
+    rgb = picture.working
+    height, width = rgb.shape[:2]
+    reduce = min(1.0, LONGEST_SIDE / max(height, width))
+    size = max(1, round(width * reduce)), max(1, round(height * reduce))
+    if reduce < 1:
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    coarsest = STRIDES[-1]
+    filled = np.zeros((_up_to(size[1], coarsest), _up_to(size[0], coarsest), 3), np.uint8)
+    filled[: size[1], : size[0]] = rgb
+    tensor = filled[..., ::-1].transpose(2, 0, 1)[None].astype(np.float32)
+    return np.ascontiguousarray(tensor), max(size) / max(picture.info.width, picture.info.height)
+
+
+def read(
+    outputs: Mapping[str, NDArray[np.floating]],
+    *,
+    scale: float,
+    width: int,
+    height: int,
+    input_width: int,
+    min_confidence: float,
+) -> list[DetectedFace]:
+    """The network's outputs for one picture as faces, most confident first.
+
+    Args:
+        outputs: by the names of `OUTPUTS`, each (1, places, k).
+        scale: pixels of the network's input per pixel of the picture.
+        width: of the picture.
+        height: of the picture.
+        input_width: of the network's input: places run along it first.
+        min_confidence: faces below it are left out, 0 to 1.
+    """
+    confidences, boxes, points = _decoded(outputs, input_width, max(min_confidence, 1e-6))
+    order = np.argsort(-confidences, kind="stable")[:MOST_CANDIDATES]
+    confidences, boxes, points = confidences[order], boxes[order] / scale, points[order] / scale
+    corners = np.column_stack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])
+    kept = cv2.dnn.NMSBoxes(corners.tolist(), confidences.tolist(), 0.0, SAME_FACE_OVERLAP) if len(corners) else ()
+    faces = []
+    for index in kept:
+        box = Box(*boxes[index].tolist()).clipped(width, height)
+        if not box.area:
+            continue
+        right_eye, left_eye, nose, mouth_right, mouth_left = (Point(float(x), float(y)) for x, y in points[index])
+        mouth = Point((mouth_right.x + mouth_left.x) / 2, (mouth_right.y + mouth_left.y) / 2)
+        landmarks = Landmarks(
+            right_eye=right_eye,
+            left_eye=left_eye,
+            nose=nose,
+            mouth=mouth,
+            mouth_right=mouth_right,
+            mouth_left=mouth_left,
+        )
+        faces.append(
+            DetectedFace(
+                box=box, confidence=float(confidences[index]), detector=FaceDetector.YUNET, landmarks=landmarks
+            )
+        )
+    return without_duplicates(faces)
+
+
+def _decoded(
+    outputs: Mapping[str, NDArray[np.floating]], input_width: int, min_confidence: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """Confidences (n,), boxes (n, 4: left, top, right, bottom) and landmarks (n, 5, 2) in pixels of the input."""
+    found = []
+    for stride in STRIDES:
+        cls, obj = (
+            np.clip(np.asarray(outputs[f"{part}_{stride}"][0, :, 0], np.float64), 0, 1) for part in ("cls", "obj")
+        )
+        confidence = np.sqrt(cls * obj)
+        sure = np.flatnonzero(confidence >= min_confidence)
+        box = np.asarray(outputs[f"bbox_{stride}"][0], np.float64)[sure]
+        points = np.asarray(outputs[f"kps_{stride}"][0], np.float64)[sure].reshape(-1, 5, 2)
+        columns = input_width // stride
+        place = np.column_stack([sure % columns, sure // columns]).astype(np.float64)
+        middle = (place + box[:, :2]) * stride
+        half = np.exp(np.minimum(box[:, 2:], math.log(1e4))) * stride / 2
+        found.append((confidence[sure], np.hstack([middle - half, middle + half]), (points + place[:, None]) * stride))
+    confidences, boxes, landmarks = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return confidences, boxes, landmarks
+
+
+def _up_to(length: int, step: int) -> int:
+    return -(-length // step) * step

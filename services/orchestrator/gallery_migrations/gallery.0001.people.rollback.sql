@@ -1,0 +1,2 @@
+DROP TABLE people_faces;
+DROP TABLE people;

@@ -1,0 +1,90 @@
+"""YuNet's pre- and post-processing: planted outputs come back as the faces that they are. The network is in Triton."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from services.common.errors import ModelUnavailable
+from services.common.images import Picture
+from services.faces.face import FaceDetector
+from services.faces.finders.yunet import LONGEST_SIDE, OUTPUTS, STRIDES, YuNetFinder, prepared
+
+WIDTHS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+
+
+def picture(width: int, height: int) -> Picture:
+    rgb = np.zeros((height, width, 3), np.uint8)
+    rgb[..., 0] = 200
+    return Picture.from_array(rgb)
+
+
+class Network:
+    """Answers as the network does, with faces at planted places (stride, column, row, confidence, size in pixels)."""
+
+    def __init__(self, *planted: tuple[int, int, int, float, float]) -> None:
+        self.planted = planted
+        self.seen: np.ndarray | None = None
+
+    async def infer(self, model, inputs, outputs):
+        assert model == "yunet"
+        assert tuple(outputs) == OUTPUTS
+        (self.seen,) = inputs.values()
+        _, _, height, width = self.seen.shape
+        answer = {
+            name: np.zeros((1, (height // stride) * (width // stride), WIDTHS[part]), np.float32)
+            for part in WIDTHS
+            for stride in STRIDES
+            for name in [f"{part}_{stride}"]
+        }
+        for stride, column, row, confidence, size in self.planted:
+            place = row * (width // stride) + column
+            answer[f"cls_{stride}"][0, place] = confidence
+            answer[f"obj_{stride}"][0, place] = confidence
+            answer[f"bbox_{stride}"][0, place] = (0.5, 0.25, np.log(size / stride), np.log(size / stride))
+            answer[f"kps_{stride}"][0, place] = np.arange(10) / 10
+        return answer
+
+
+async def test_what_the_network_sees(limiter):
+    network = Network()
+    assert await YuNetFinder(network, limiter).find(picture(1000, 500), min_confidence=0.5) == []
+    assert network.seen.dtype == np.float32
+    assert network.seen.shape == (1, 3, 320, LONGEST_SIDE), "reduced; both sides are multiples of 32"
+    assert network.seen[0, 2].max() == 200, "blue, green, red"
+    assert network.seen[0, :2].max() == 0
+    small, scale = prepared(picture(50, 40))
+    assert (small.shape, scale) == ((1, 3, 64, 64), 1.0), "filled up, never enlarged"
+
+
+async def test_a_planted_face_is_where_it_was_planted(limiter):
+    network = Network((16, 10, 5, 0.9, 64.0))
+    (face,) = await YuNetFinder(network, limiter).find(picture(1280, 640), min_confidence=0.5)
+    # The network saw half of every side: its middle lies at ((10 + 0.5) * 16, (5 + 0.25) * 16) there, doubled here.
+    assert (face.box.centre.x, face.box.centre.y) == pytest.approx((336.0, 168.0))
+    assert (face.box.width, face.box.height) == pytest.approx((128.0, 128.0))
+    assert face.confidence == pytest.approx(0.9)
+    assert face.detector is FaceDetector.YUNET
+    assert (face.landmarks.right_eye.x, face.landmarks.right_eye.y) == pytest.approx((320.0, 163.2))
+    assert (face.landmarks.mouth_left.x, face.landmarks.mouth_left.y) == pytest.approx((345.6, 188.8))
+    assert face.landmarks.mouth.x == pytest.approx((face.landmarks.mouth_right.x + face.landmarks.mouth_left.x) / 2)
+
+
+async def test_one_face_one_box_and_never_outside_the_picture(limiter):
+    # The same face on two grids, a second one at the edge, and one too unsure.
+    network = Network((8, 20, 10, 0.7, 60.0), (16, 10, 5, 0.9, 64.0), (32, 0, 0, 0.8, 100.0), (8, 60, 30, 0.3, 40.0))
+    faces = await YuNetFinder(network, limiter).find(picture(640, 320), min_confidence=0.6)
+    assert [round(face.confidence, 2) for face in faces] == [0.9, 0.8]
+    assert (faces[1].box.x_min, faces[1].box.y_min) == (0.0, 0.0)
+    for face in faces:
+        assert face.box.x_max <= 640
+        assert face.box.y_max <= 320
+
+
+async def test_without_the_network_it_says_so(limiter, astronaut):
+    class Away:
+        async def infer(self, model, inputs, outputs):
+            raise ModelUnavailable(model, installed=False)
+
+    with pytest.raises(ModelUnavailable, match="yunet"):
+        await YuNetFinder(Away(), limiter).find(astronaut, min_confidence=0.5)
