@@ -168,6 +168,18 @@ def test_a_stream_repeats_the_findings_too(mesh, photograph):
     assert analysis["reused_from"] == first["name"]
 
 
+def test_our_networks_for_edited_places_are_asked_by_name_only(mesh, photograph):
+    content = unseen(photograph)
+    usual = analysis_of(mesh, content)
+    asked = analysis_of(mesh, content, detectors=["segment", "classify"])
+    names = {finding["provenance"]["detector"] for finding in usual["findings"]}
+    assert "generated" in names
+    assert not names & {"segment", "classify"}
+    assert not {gap["part"] for gap in usual["missing"]} & {"deeplabv3plus", "resnet50"}
+    said = {finding["provenance"]["detector"]: finding["applicability"] for finding in asked["findings"]}
+    assert said == dict.fromkeys(("segment", "classify"), "APPLICABILITY_APPLIED")
+
+
 # ---- lists and the audit ----
 
 
