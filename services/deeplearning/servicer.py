@@ -72,9 +72,9 @@ class DeepLearningServicer(pb_grpc.DeepLearningServiceServicer):
         analyzer = self._analyzer_of(self._networks_of(picture, SEGMENT in names))
         report = await analyzer.report(picture, names, include_maps=request.include_maps)
         if not request.detectors:
-            # Of a model that a detector asks, the detector has said just now whether it answers.
-            asked = {model for spec, _ in self._analyzer.select(names) for model in spec.models}
-            report.missing.extend(item for item in await self._catalogue.missing() if item.part not in asked)
+            # A model that a detector asks is missed by its detector, which was asked just now, or was not meant to be.
+            theirs = {model for spec, _ in self._analyzer.select(()) for model in spec.models}
+            report.missing.extend(item for item in await self._catalogue.missing() if item.part not in theirs)
         return pb.AnalyzeResponse(report=report)
 
     async def Segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
