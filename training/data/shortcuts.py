@@ -8,6 +8,7 @@ cross-validation in which the pictures of a source stay together:
 - *size*: width, height, aspect, pixels.
 - *bytes per pixel*: with the encoder's settings this says how busy a picture is, which is content.
 - *thumbnail*: 32 x 32 pixels: what is shown. It may differ between public collections.
+- *subject*: the words by which the source files say what is shown; likewise. Sources that say nothing do not count.
 
 Every maker and source counts alike (at most `most` pictures of each), as it does where a head is fitted.
 """
@@ -15,8 +16,9 @@ Every maker and source counts alike (at most `most` pictures of each), as it doe
 from __future__ import annotations
 
 import io
-from collections import defaultdict
-from collections.abc import Sequence
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -33,13 +35,13 @@ from training.data.encoding import Encoded, encode_alike
 from training.data.manifest import Kind, Row
 from training.data.pictures import UnreadablePicture, cropped, read_pixels
 
-__all__ = ["FACTS", "MAX_ENCODER_AUC", "TASKS", "Shortcut", "Task", "facts_of", "find_shortcuts"]
+__all__ = ["FACTS", "MAX_ENCODER_AUC", "TASKS", "Shortcut", "Task", "facts_of", "find_shortcuts", "words_of"]
 
 Floats = NDArray[np.float64]
 
 MAX_ENCODER_AUC: Final = 0.55
 """Above this the encoder tells the classes apart, and a network would learn the encoder."""
-FACTS: Final = ("encoder", "size", "bytes per pixel", "thumbnail")
+FACTS: Final = ("encoder", "size", "bytes per pixel", "thumbnail", "subject")
 _THUMBNAIL: Final = 32
 _FOLDS: Final = 5
 _MOST_BOOSTED: Final = 200
@@ -68,7 +70,7 @@ class Shortcut:
 
     Attributes:
         task: its name.
-        fact: which facts.
+        fact: which facts, of FACTS.
         auc: the better of the two classifiers, cross-validated over sources; NaN with fewer than two sources a class.
         pictures: how many were looked at.
     """
@@ -100,10 +102,26 @@ def facts_of(encoded: Encoded) -> dict[str, Floats]:
     }
 
 
-def find_shortcuts(rows: Sequence[Row], data: Path, task: Task, *, most: int = 12, seed: int = 0) -> list[Shortcut]:
+def find_shortcuts(
+    rows: Sequence[Row],
+    data: Path,
+    task: Task,
+    *,
+    subjects: Mapping[tuple[str, str], str],
+    most: int = 12,
+    seed: int = 0,
+) -> list[Shortcut]:
     """Measures one task on the assembled pictures, at most `most` of a maker and source.
 
     Only pictures that are in place count. Split `dev` is left alone.
+
+    Args:
+        rows: the manifest.
+        data: the folder of the pictures.
+        task: which classes.
+        subjects: what the pictures of a source and maker show, in words.
+        most: pictures of a maker and source.
+        seed: of the choice.
     """
     chosen = _sample(
         [row for row in rows if row.kind in (*task.false, *task.honest) and row.split != "dev"], most, seed
@@ -115,10 +133,22 @@ def find_shortcuts(rows: Sequence[Row], data: Path, task: Task, *, most: int = 1
     labels = np.array([row.kind in task.false for row, _ in usable])
     sources = np.array([row.source for row, _ in usable])
     result = []
-    for fact in FACTS:
+    for fact in FACTS[:-1]:
         matrix = np.stack([facts[fact] for _, facts in usable]) if usable else np.zeros((0, 1))
         result.append(Shortcut(task.name, fact, _cross_validated(matrix, labels, sources), len(labels)))
-    return result
+    texts = [subjects.get((row.source, row.maker), "") for row, _ in usable]
+    told = np.array([bool(text) for text in texts], np.bool_)
+    matrix = words_of([text for text in texts if text])
+    auc = _cross_validated(matrix, labels[told], sources[told])
+    return [*result, Shortcut(task.name, FACTS[-1], auc, int(told.sum()))]
+
+
+def words_of(texts: Sequence[str]) -> Floats:
+    """Which words each text has, of those that two texts or more have, float64 (n, words)."""
+    words = [frozenset(re.findall(r"[a-z]{3,}", text.lower())) for text in texts]
+    counts = Counter(word for text in dict(zip(texts, words, strict=True)).values() for word in text)
+    vocabulary = sorted(word for word, count in counts.items() if count > 1)
+    return np.array([[float(word in text) for word in vocabulary] for text in words]).reshape(len(texts), -1)
 
 
 def _sample(rows: Sequence[Row], most: int, seed: int) -> list[Row]:
@@ -165,6 +195,8 @@ def _folds(labels: NDArray[np.bool_], sources: NDArray[np.str_]) -> list[tuple[N
 
 def _cross_validated(matrix: Floats, labels: NDArray[np.bool_], sources: NDArray[np.str_]) -> float:
     """The better classifier's AUC; NaN where it cannot be judged."""
+    if not matrix.shape[1]:
+        return float("nan")
     if min(len(set(sources[labels].tolist())), len(set(sources[~labels].tolist()))) < 2 or len(labels) < 2 * _FOLDS:
         return float("nan")
     best = 0.0

@@ -2,10 +2,11 @@
 
     python -m training.generated compare [--leave-out makers|sources]     which inputs, which head, how regularised
     python -m training.generated curve                                    the learning curve
+    python -m training.generated gains                                    what each source is worth to all others
     python -m training.generated fit --encoder FILE                    fit, calibrate, report on dev, export
 
-All need `python -m training.features` first. `compare` and `curve` use the train split only; what is chosen there
-stands in `config.toml`. `fit` learns from train, calibrates on calibrate and reports on dev once.
+All need `python -m training.features` first. `compare`, `curve` and `gains` use the train split only; what is chosen
+there stands in `config.toml`. `fit` learns from train, calibrates on calibrate and reports on dev once.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from training.generated.examples import INPUTS, Examples, Input, load_examples
 from training.generated.export import write_fragment
 from training.generated.final import fit_final
 from training.generated.folds import Fit, held_out_margins, linear, measure, perceptron
+from training.generated.gains import gains
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -49,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     comparing.add_argument("--leave-out", choices=("makers", "sources"), default="makers")
     comparing.add_argument("--perceptron", action="store_true", help="try the small network too")
     commands.add_parser("curve", help="AUC by number of generators and pictures")
+    commands.add_parser("gains", help="AUC on all others with a source and without it")
     fitting = commands.add_parser("fit", help="fit, calibrate, report, export")
     fitting.add_argument(
         "--encoder", type=Path, required=True, help="the encoder's file, for the digest in models.lock"
@@ -70,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     elif options.command == "curve":
         text = _curve(examples.of_split("train"), config)
         (RESULTS / "curve.md").write_text(text, encoding="utf-8")
+    elif options.command == "gains":
+        text = _gains(examples.of_split("train"), config)
+        (RESULTS / "gains.md").write_text(text, encoding="utf-8")
     else:
         store = FeatureStore(folder)
         as_it_is = load_examples(rows, store, variants=[AS_IT_IS]) if config["as_it_is"] else None
@@ -115,6 +121,15 @@ def _compare(train: Examples, leave_out: Any, config: dict[str, Any], *, with_pe
         line = f"| {which} | {name} | {measure(train.labels[judged], margins[judged], units[judged]).row()} |"
         print(line, file=sys.stderr, flush=True)
         lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def _gains(train: Examples, config: dict[str, Any]) -> str:
+    lines = ["| source | generated pictures | generators | AUC with it less AUC without it |", "|---|---|---|---|"]
+    lines += [
+        f"| {gain.source} | {gain.pictures} | {gain.makers} | {gain.gain:+.4f} |"
+        for gain in gains(train, config["inputs"], linear(config["strength"]))
+    ]
     return "\n".join(lines) + "\n"
 
 

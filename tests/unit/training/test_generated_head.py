@@ -8,6 +8,7 @@ from training.features import Features
 from training.generated.curve import learning_curve
 from training.generated.examples import Examples, unit_weights
 from training.generated.folds import fold_of, held_out_margins, linear, measure
+from training.generated.gains import gains
 from training.generated.head import LIMIT, LinearHead, calibrated, fit_linear
 
 GENERATORS = 12
@@ -41,6 +42,27 @@ def examples():
         np.zeros((n, 243), np.float32),
     )
     return Examples(tuple(rows), features, np.array(labels))
+
+
+def test_a_source_is_worth_what_it_teaches_about_the_others(examples):
+    """One source shows the trace that all generators share; the other's pictures look like photographs."""
+    from dataclasses import replace
+
+    rng = np.random.default_rng(1)
+    embedding = examples.features.embedding.copy()
+    makers = np.array([row.maker for row in examples.rows])
+    empty = np.isin(makers, [f"generator_{number}" for number in range(6, GENERATORS)])
+    embedding[empty] = rng.normal(size=(int(empty.sum()), embedding.shape[1]))
+    rows = tuple(
+        replace(row, source="empty" if nothing else row.source)
+        for row, nothing in zip(examples.rows, empty, strict=True)
+    )
+    features = replace(examples.features, embedding=embedding)
+    found = {gain.source: gain for gain in gains(Examples(rows, features, examples.labels), "clip", linear(30.0))}
+    assert set(found) == {"collection", "empty"}
+    assert (found["collection"].pictures, found["collection"].makers) == (240, 6)
+    # What is judged without a source is the other's pictures.
+    assert found["empty"].gain < 0.0
 
 
 def test_classes_count_alike_and_large_units_less_than_their_pictures():

@@ -6,7 +6,7 @@ import pytest
 from evaluation.forgery import Encoding
 from tests.unit.training.conftest import scene
 from training.data.encoding import Encoded, encode_alike
-from training.data.shortcuts import _cross_validated, facts_of
+from training.data.shortcuts import _cross_validated, facts_of, words_of
 
 N = 160
 
@@ -42,6 +42,20 @@ def test_what_a_source_shows_is_no_excuse(made):
     labels = np.array([source.startswith("a") for source in sources])
     matrix = np.array([[float(ord(source[1]))] for source in sources])
     assert _cross_validated(matrix, labels, sources) < 0.7
+
+
+def test_subjects_that_go_with_a_class_are_found():
+    labels = np.arange(N) % 2 == 0
+    sources = np.array([f"{'a' if label else 'b'}{number // 2 % 8}" for number, label in enumerate(labels)])
+    texts = [
+        f"{'portraits' if label else 'streets'} of {'cats' if number % 3 else 'dogs'}"
+        for number, label in enumerate(labels)
+    ]
+    matrix = words_of(texts)
+    assert matrix.shape == (N, 4)
+    assert _cross_validated(matrix, labels, sources) > 0.95
+    assert _cross_validated(matrix[:, :2], labels, sources) < 0.7
+    assert np.isnan(_cross_validated(words_of(["", ""] * (N // 2)), labels, sources))
 
 
 def test_one_source_a_class_cannot_be_judged(made):
