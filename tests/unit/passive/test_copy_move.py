@@ -111,6 +111,18 @@ def test_finds_a_planted_copy_where_it_is(name: str, degrees: float, scale: floa
 
 
 @pytest.mark.parametrize("name", PLACES)
+def test_finds_half_a_turn_which_is_its_own_inverse(name: str) -> None:
+    forged, source, copy = plant(PHOTOGRAPHS[name](), name, degrees=180.0)
+
+    finding = examine(forged)
+
+    assert finding.score is not None
+    assert finding.score >= DECISION_SCORE
+    assert overlap(finding, source | copy) > 0.6
+    assert abs(finding.details["clusters"][0]["rotation_degrees"]) == pytest.approx(180.0, abs=1.5)
+
+
+@pytest.mark.parametrize("name", PLACES)
 def test_survives_jpeg(name: str) -> None:
     rgb = PHOTOGRAPHS[name]()
     forged, source, copy = plant(rgb, name, degrees=10.0)

@@ -197,6 +197,13 @@ def _match(keypoints: Keypoints, index: Any, longer_side: int, *, gap_ratio: flo
     )
 
 
+def _from_here(matches: _Matches, members: Mask) -> Mask:
+    """Which matches begin nearer to where `members` begin than to where these end."""
+    begin, end = matches.p[members].mean(axis=0), matches.q[members].mean(axis=0)
+    nearer = np.linalg.norm(matches.p - begin, axis=1) < np.linalg.norm(matches.p - end, axis=1)
+    return cast("Mask", nearer)
+
+
 def _cluster(matches: _Matches, diagonal: float) -> Indices:
     """DBSCAN's label of each match, -1 for noise. A match and its reverse fall into different clusters."""
     reach = CLUSTER_REACH * diagonal
@@ -263,6 +270,9 @@ def _fit_map(matches: _Matches, members: Mask, free: Mask, reach: float) -> tupl
             & (np.abs(matches.octaves - octaves) < OCTAVE_TOLERANCE)
             & (turned < ANGLE_TOLERANCE)
         )
+        if abs(rotation(linear)) > math.pi - ANGLE_TOLERANCE:
+            # Half a turn is its own inverse: the matches from the copy back to its source follow the same map.
+            inliers &= _from_here(matches, members)
         if min(places(matches.p[inliers]), places(matches.q[inliers])) < MIN_INLIERS:
             return None
         refitted = least_squares(matches.p[inliers], matches.q[inliers])
