@@ -27,6 +27,8 @@ SETTINGS = {
     "positive": 0.3,
     "box_weight": 1.0,
     "landmark_weight": 1.0,
+    "hint_weight": 0.1,
+    "bfloat16": False,
     "report_every": 1,
     "judge_every": 3,
     "checkpoint_every": 1,

@@ -17,7 +17,7 @@ class RunConfig(BaseModel):
     Attributes:
         seed: of weights and scenes.
         steps: how many.
-        batch: scenes a step.
+        batch: scenes of 256 pixels a step; as many pixels of others, two scenes at least.
         sides: of the scenes, in pixels, multiples of 32; one for a step, in turns.
         learning_rate: of AdamW, at its highest; it falls along a cosine to a hundredth.
         warmup: steps over which it rises from nothing.
@@ -25,6 +25,9 @@ class RunConfig(BaseModel):
         ema: share of the averaged weights that stays at each step; they are what is judged and exported.
         positive: from this score of the teacher's on, a place's box and landmarks are learned.
         box_weight, landmark_weight: of the two in the loss, beside the scores.
+        hint_weight: of the features on the way, as they are nearer to the teacher's or farther; it falls to nothing
+            along with the learning rate.
+        bfloat16: whether the network computes in bfloat16; the loss and the weights stay in float32.
         report_every, judge_every, checkpoint_every: steps between rows of the curve, judgements, checkpoints.
     """
 
@@ -40,6 +43,8 @@ class RunConfig(BaseModel):
     positive: float = Field(gt=0, lt=1)
     box_weight: float = Field(ge=0)
     landmark_weight: float = Field(ge=0)
+    hint_weight: float = Field(ge=0)
+    bfloat16: bool
     report_every: int = Field(ge=1)
     judge_every: int = Field(ge=1)
     checkpoint_every: int = Field(ge=1)
@@ -51,10 +56,20 @@ class RunConfig(BaseModel):
             raise ValueError("the sides of scenes are multiples of 32")
         return sides
 
+    def scenes(self, side: int) -> int:
+        """How many scenes of a side make a batch."""
+        return max(2, round(self.batch * 256**2 / side**2))
+
     def rate(self, step: int) -> float:
         """The learning rate at a step."""
-        fallen = 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps)))
-        return self.learning_rate * fallen * min(1.0, (step + 1) / (self.warmup + 1))
+        return self.learning_rate * (0.01 + 0.99 * self._fallen(step)) * min(1.0, (step + 1) / (self.warmup + 1))
+
+    def hints(self, step: int) -> float:
+        """The weight of the features on the way at a step."""
+        return self.hint_weight * self._fallen(step)
+
+    def _fallen(self, step: int) -> float:
+        return 0.5 + 0.5 * math.cos(math.pi * min(1.0, step / self.steps))
 
 
 def read_config(path: Path) -> RunConfig:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["OUTPUTS", "STRIDES", "Maps", "Served", "YuNet"]
+__all__ = ["HINTS", "OUTPUTS", "STRIDES", "Maps", "Served", "YuNet"]
 
 STRIDES: Final = (8, 16, 32)
 """Pixels between places, by map."""
@@ -20,6 +20,9 @@ _SIZES: Final = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 """What each place says: class, objectness, box, five landmarks."""
 OUTPUTS: Final = tuple(f"{name}_{stride}" for name in _SIZES for stride in STRIDES)
 """Names of the served outputs, as of the published export."""
+
+HINTS: Final = ("stem", *(f"stage_{stride}" for stride in STRIDES), *(f"lateral_{stride}" for stride in STRIDES))
+"""Names of the features on the way (`YuNet.features`)."""
 
 Maps = dict[str, Tensor]
 """By output's name: float (n, places, size), places row by row; `cls` and `obj` are log odds."""
@@ -63,26 +66,36 @@ class YuNet(nn.Module):
                 # Few places see a face: an even start would take thousands of steps to unlearn.
                 nn.init.constant_(self.heads[f"{name}_{stride}"][-1].bias, -4.0)
 
-    def forward(self, pictures: Tensor) -> Maps:
-        """Float (n, 3, h, w), BGR, 0-255, sides multiples of 32."""
+    def features(self, pictures: Tensor) -> Maps:
+        """What it computes on the way: float (n, 64, h', w') by the names in `HINTS`; pictures as for `forward`."""
         x = self.stem(pictures)
-        features: list[Tensor] = []
-        for stage in self.stages:
+        found: Maps = {"stem": x}
+        for stage, stride in zip(self.stages, STRIDES, strict=True):
             x = stage(x)
-            features.append(x)
+            found[f"stage_{stride}"] = x
+        above: Tensor | None = None
         for level in (2, 1, 0):
-            features[level] = self.laterals[level](features[level])
-            if level:
-                features[level - 1] = features[level - 1] + functional.interpolate(features[level], scale_factor=2.0)
-        # A plain number, so that an export's graph needs no arithmetic with shapes, which OpenCV does not read.
-        count = int(pictures.shape[0])
+            x = found[f"stage_{STRIDES[level]}"]
+            if above is not None:
+                x = x + functional.interpolate(above, scale_factor=2.0)
+            above = found[f"lateral_{STRIDES[level]}"] = self.laterals[level](x)
+        return found
+
+    def answers(self, features: Maps) -> Maps:
+        """The outputs that follow from `features`."""
         maps: Maps = {}
         for level, stride in enumerate(STRIDES):
-            seen = self.shared[level](features[level])
+            seen = self.shared[level](features[f"lateral_{stride}"])
+            # A plain number, so that an export's graph needs no arithmetic with shapes, which OpenCV does not read.
+            count = int(seen.shape[0])
             for name, size in _SIZES.items():
                 found = self.heads[f"{name}_{stride}"](seen)
                 maps[f"{name}_{stride}"] = found.permute(0, 2, 3, 1).reshape(count, -1, size)
         return maps
+
+    def forward(self, pictures: Tensor) -> Maps:
+        """Float (n, 3, h, w), BGR, 0-255, sides multiples of 32."""
+        return self.answers(self.features(pictures))
 
 
 class Served(nn.Module):

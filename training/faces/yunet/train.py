@@ -1,4 +1,11 @@
-"""Learning what the teacher says of every place of its maps, on scenes made on the way; resumed where it stopped."""
+"""Learning what the teacher says of every place of its maps, on scenes made on the way; resumed where it stopped.
+
+The network has the teacher's form, so that it also learns from what the teacher computes on the way: without these
+hints the answers alone, few faces in thousands of places, teach the first layers slowly.
+
+Reference:
+    A. Romero et al., "FitNets: Hints for Thin Deep Nets", 2015. arXiv:1412.6550
+"""
 
 from __future__ import annotations
 
@@ -9,6 +16,7 @@ from typing import Any, Final
 
 import cv2
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
@@ -17,16 +25,18 @@ from torch.nn import functional
 
 from training.faces._loop import Stop, append_row, blend, read_checkpoint, write_checkpoint
 from training.faces.yunet.config import RunConfig
-from training.faces.yunet.network import OUTPUTS, STRIDES, Maps, YuNet
+from training.faces.yunet.network import HINTS, OUTPUTS, STRIDES, Maps, YuNet
 from training.faces.yunet.scenes import SceneMaker
 
-__all__ = ["Teacher", "distance", "load_average", "train"]
+__all__ = ["Teacher", "distance", "hint_distance", "load_average", "train"]
 
 RGB = NDArray[np.uint8]
 
 _MOMENTUM: Final = 0.95
 _LARGEST_GRADIENT: Final = 5.0
-_CURVE: Final = ("step", "side", "seconds", "loss", "scores", "boxes", "landmarks", "found", "extra")
+_MOST_SCENES: Final = 10_000
+"""Of a step: numbers of scenes between two steps."""
+_CURVE: Final = ("step", "side", "seconds", "loss", "scores", "boxes", "landmarks", "hints", "found", "extra")
 
 
 class Teacher:
@@ -36,7 +46,9 @@ class Teacher:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(str(network), options, providers=["CPUExecutionProvider"])
+        self._session = onnxruntime.InferenceSession(
+            _with_hints(network).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
         shape = self._session.get_inputs()[0].shape
         if any(isinstance(size, int) for size in shape[2:]):
             raise ValueError(
@@ -45,12 +57,47 @@ class Teacher:
         self._input = self._session.get_inputs()[0].name
 
     def maps(self, pictures: NDArray[np.float32]) -> Maps:
-        """What it says of pictures, float32 (n, 3, h, w), BGR, 0-255; `cls` and `obj` as probabilities."""
-        answers = [self._session.run(list(OUTPUTS), {self._input: picture[None]}) for picture in pictures]
+        """What it says of pictures, float32 (n, 3, h, w), BGR, 0-255: `OUTPUTS`, `cls` and `obj` as probabilities, and
+        `HINTS`.
+        """
+        names = (*OUTPUTS, *HINTS)
+        answers = [self._session.run(list(names), {self._input: picture[None]}) for picture in pictures]
         return {
             name: torch.from_numpy(np.concatenate([answer[index] for answer in answers]))
-            for index, name in enumerate(OUTPUTS)
+            for index, name in enumerate(names)
         }
+
+
+# Units of the stem and of each stage; a unit and the stem's first convolution end in a ReLU.
+_STEM_UNITS: Final = 5
+_STAGE_UNITS: Final = 2
+
+
+def _with_hints(network: Path) -> onnx.ModelProto:
+    """The network with `HINTS` among its outputs: the ends of its stem, stages and laterals, by their order."""
+    model = onnx.load(str(network))
+    activations = [node for node in model.graph.node if node.op_type == "Relu"]
+    ends = [_STEM_UNITS + _STAGE_UNITS * stage for stage in range(len(STRIDES) + 1)]
+    # Laterals are computed from the coarsest to the finest.
+    ends += [ends[-1] + level for level in range(len(STRIDES), 0, -1)]
+    if len(activations) <= max(ends):
+        raise ValueError(f"{network.name} has {len(activations)} activations: it is not of YuNet's form")
+    renamed = {activations[end].output[0]: name for end, name in zip(ends, HINTS, strict=True)}
+    for node in model.graph.node:
+        for values in (node.input, node.output):
+            for index, value in enumerate(values):
+                values[index] = renamed.get(value, value)
+    model.graph.output.extend(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in HINTS)
+    return model
+
+
+def hint_distance(student: Maps, teacher: Maps) -> Tensor:
+    """Mean over `HINTS` of the squared error, as a share of the variance of the teacher's features: 0 is agreement."""
+    parts = [
+        functional.mse_loss(student[name].float(), teacher[name]) / teacher[name].var().clamp(min=1e-6)
+        for name in HINTS
+    ]
+    return torch.stack(parts).mean()
 
 
 def distance(student: Maps, teacher: Maps, config: RunConfig) -> dict[str, Tensor]:
@@ -59,12 +106,13 @@ def distance(student: Maps, teacher: Maps, config: RunConfig) -> dict[str, Tenso
     Scores: binary cross-entropy with the teacher's probability, over all places, divided by how many faces' worth of
     places the teacher sees. Boxes and landmarks: smooth L1, in strides, where the teacher is sure enough.
     """
-    parts = {name: torch.zeros(()) for name in ("scores", "boxes", "landmarks")}
-    weight_sum = torch.zeros(())
+    nothing = torch.zeros((), device=student[OUTPUTS[0]].device)
+    parts = dict.fromkeys(("scores", "boxes", "landmarks"), nothing)
+    weight_sum = nothing
     for stride in STRIDES:
         wanted = {name: teacher[f"{name}_{stride}"] for name in ("cls", "obj", "bbox", "kps")}
         for name in ("cls", "obj"):
-            odds, target = student[f"{name}_{stride}"], wanted[name]
+            odds, target = student[f"{name}_{stride}"].float(), wanted[name]
             # The entropy of the target is taken off, so that 0 is agreement.
             least = functional.binary_cross_entropy(target, target, reduction="sum")
             parts["scores"] = parts["scores"] + (
@@ -74,7 +122,8 @@ def distance(student: Maps, teacher: Maps, config: RunConfig) -> dict[str, Tenso
         weight = torch.where(score >= config.positive, score, 0.0)
         weight_sum = weight_sum + weight.sum()
         for part, name in (("boxes", "bbox"), ("landmarks", "kps")):
-            off = functional.smooth_l1_loss(student[f"{name}_{stride}"], wanted[name], reduction="none", beta=0.1)
+            given = student[f"{name}_{stride}"].float()
+            off = functional.smooth_l1_loss(given, wanted[name], reduction="none", beta=0.1)
             parts[part] = parts[part] + (off.mean(dim=2, keepdim=True) * weight).sum()
     count = weight_sum.clamp(min=1.0)
     found = {name: value / count for name, value in parts.items()}
@@ -123,7 +172,8 @@ def train(
     while run.step < config.steps and not stop.asked and run.step != until:
         began = time.monotonic()
         side = config.sides[run.step % len(config.sides)]
-        pictures = _batch([scenes.scene(run.step * config.batch + index, side) for index in range(config.batch)])
+        first = run.step * _MOST_SCENES
+        pictures = _batch([scenes.scene(first + index, side) for index in range(config.scenes(side))])
         values = run.advance(pictures, teacher)
         run.seconds += time.monotonic() - began
         for name, value in values.items():
@@ -147,7 +197,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self.config, self._folder = config, folder
         self.step, self.seconds = 0, 0.0
-        self.network = YuNet()
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.network = YuNet().to(self._device, memory_format=torch.channels_last)
         self._optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
         self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         state = read_checkpoint(folder)
@@ -180,7 +231,14 @@ class _Run:
         for group in self._optimiser.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.network.train()
-        far = distance(self.network(torch.from_numpy(pictures)), teacher.maps(pictures), self.config)
+        images = torch.from_numpy(pictures).to(self._device, memory_format=torch.channels_last)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
+            features = self.network.features(images)
+            maps = self.network.answers(features)
+        wanted = {name: value.to(self._device) for name, value in teacher.maps(pictures).items()}
+        far = distance(maps, wanted, self.config)
+        far["hints"] = hint_distance(features, wanted)
+        far["loss"] = far["loss"] + self.config.hints(self.step) * far["hints"]
         self._optimiser.zero_grad(set_to_none=True)
         far["loss"].backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
