@@ -196,14 +196,24 @@ train-localisation: $(TRAIN_STAMP)  ## Train deeplabv3plus and resnet50, or go o
 	@$(TRAIN_PY) -m training.localisation list $(if $(MANIFEST),--manifest $(MANIFEST))
 	@$(TRAIN_PY) -m training.localisation train "$(or $(CONFIG),training/localisation/configs/half.toml)" $(TRAIN_ARGS)
 
+# ENCODER names CLIP's image encoder, the file of the package that triton_models/models.lock names for deeplabv3plus.
+ENCODED := $(if $(ENCODER),--encoder $(ENCODER))
+
+.PHONY: train-fusion
+train-fusion: $(TRAIN_STAMP)  ## Put last layers on a localiser: RUN=with_handmade ENCODER=clip_encoder.int8.onnx [CONFIG=a.toml]
+	@$(TRAIN_PY) -m training.localisation features "$(or $(CONFIG),training/localisation/configs/fusion.toml)" \
+	    training/checkpoints/$(RUN)/latest.pt $(ENCODED)
+	@$(TRAIN_PY) -m training.localisation fuse "$(or $(CONFIG),training/localisation/configs/fusion.toml)" \
+	    training/checkpoints/$(RUN)/latest.pt $(TRAIN_ARGS)
+
 .PHONY: train-evaluate
-train-evaluate: $(TRAIN_STAMP)  ## How good a run's latest checkpoint is, beside baselines: RUN=half
+train-evaluate: $(TRAIN_STAMP)  ## How good a run's latest checkpoint is, beside baselines: RUN=half [ENCODER=clip_encoder.int8.onnx]
 	@$(TRAIN_PY) -m training.localisation evaluate training/checkpoints/$(or $(RUN),half)/latest.pt \
-	    --report training/runs/$(or $(RUN),half) $(TRAIN_ARGS)
+	    --report training/runs/$(or $(RUN),half) $(ENCODED) $(TRAIN_ARGS)
 
 .PHONY: train-export
-train-export: $(TRAIN_STAMP)  ## Put a run's latest checkpoint into triton_models/, if it beats the baselines: RUN=half
-	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),half)/latest.pt $(TRAIN_ARGS)
+train-export: $(TRAIN_STAMP)  ## Put a run's last layers into triton_models/, if they beat the baselines: ENCODER=clip_encoder.int8.onnx [RUN=fusion]
+	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),fusion)/latest.pt $(ENCODED) $(TRAIN_ARGS)
 
 # Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file. Each goes on where it was stopped.
 .PHONY: train-realfake

@@ -20,6 +20,9 @@ def main() -> None:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+    outputs = ["mask", "reliability", "classes"]
+    view = np.zeros((1, 3, 224, 224), np.float32)
+    fixed = {given.name: view for given in session.get_inputs() if given.name == "pixel_values"}
     pictures: dict[str, np.ndarray] = {}
     for line in sys.stdin:
         height, width = map(int, line.split())
@@ -27,7 +30,7 @@ def main() -> None:
             noise = np.random.default_rng(1).integers(0, 256, (1, 3, height, width))
             pictures[line] = noise.astype(np.float32)
         started = time.perf_counter()
-        session.run(None, {"images": pictures[line]})
+        session.run(outputs, {"images": pictures[line], **fixed})
         print(time.perf_counter() - started, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""How CLIP's image encoder is fed: one square view of the picture.
+"""How CLIP's image encoder is fed: one square view of the picture, its middle or all of it.
 
 Training (`training.clip`) and serving share this module, so that a head is asked what it was fitted on.
 """
@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SIDE", "input_tensor", "whole_view"]
+__all__ = ["SIDE", "input_tensor", "squeezed_view", "whole_view"]
 
 RGB = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -35,6 +35,15 @@ def whole_view(rgb: RGB) -> RGB:
     resized = rgb if shape == (width, height) else np.asarray(cv2.resize(rgb, shape, interpolation=method), np.uint8)
     top, left = (resized.shape[0] - SIDE) // 2, (resized.shape[1] - SIDE) // 2
     return np.ascontiguousarray(resized[top : top + SIDE, left : left + SIDE])
+
+
+def squeezed_view(rgb: RGB) -> RGB:
+    """All of a picture, which loses its shape: uint8 (224, 224, 3) of uint8 (h, w, 3).
+
+    Made smaller by area averaging; a picture with a side below 224 by bicubic interpolation.
+    """
+    method = cv2.INTER_AREA if min(rgb.shape[:2]) >= SIDE else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(rgb, (SIDE, SIDE), interpolation=method), np.uint8)
 
 
 def input_tensor(view: RGB) -> Floats:

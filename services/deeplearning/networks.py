@@ -25,7 +25,8 @@ from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.common.models import CLASSES_PARAMETER
 from services.common.triton import ModelDescription, TritonClient
-from services.deeplearning.localisation import STRIDE, WORKING_SIDE, Localisation, centred, prepared, within
+from services.deeplearning.clip import input_tensor, squeezed_view
+from services.deeplearning.localisation import STRIDE, WORKING_SIDE, Localisation, Prepared, centred, prepared, within
 from services.deeplearning.models import MANIPULATION_CLASS, MANIPULATION_MASK
 
 __all__ = ["Classification", "FactBook", "ModelFacts", "Networks"]
@@ -35,6 +36,8 @@ FACTS_SECONDS: Final = 5.0
 FACTS_WAIT_SECONDS: Final = 10.0
 """Longest wait for them: without them the network cannot be asked, so a busy machine gets its time."""
 LARGEST_SIDE: Final = 4096
+VIEW: Final = "pixel_values"
+"""Input of a model that has CLIP's encoder inside."""
 NOT_INSTALLED: Final = "MODEL_NOT_INSTALLED"
 
 
@@ -43,6 +46,7 @@ class ModelFacts:
     """What a model's folder says; see this module's parameters.
 
     Attributes:
+        inputs: names of what it is given.
         outputs: names of what it answers.
         classes: by index.
         threshold: 0-1, exclusive.
@@ -51,6 +55,7 @@ class ModelFacts:
         network: "" if it shares its weights with no other model.
     """
 
+    inputs: frozenset[str]
     outputs: frozenset[str]
     classes: tuple[str, ...]
     threshold: float = 0.5
@@ -74,6 +79,7 @@ class ModelFacts:
             named = given.get(CLASSES_PARAMETER)
             names = tuple(name.strip() for name in named.split(",")) if named else classes
             return cls(
+                inputs=frozenset(tensor.name for tensor in described.inputs),
                 outputs=frozenset(tensor.name for tensor in described.outputs),
                 classes=_checked_classes(names, described),
                 threshold=_number(given, "threshold", 0.5, 0.001, 0.999),
@@ -186,10 +192,8 @@ class Networks:
         model = MANIPULATION_MASK.name
         facts = await self._facts.of(model)
         outputs = [name for name in ("mask", "reliability", "classes") if name in facts.outputs]
-        given = await asyncio.to_thread(
-            prepared, self._picture.rgb, longest_side=facts.longest_side, square_side=facts.square_side
-        )
-        answer = await self._triton.infer(model, {"images": given.images}, outputs)
+        given, inputs = await asyncio.to_thread(_inputs, self._picture.rgb, facts)
+        answer = await self._triton.infer(model, inputs, outputs)
         return Localisation(
             mask=centred(within(answer["mask"], given), facts.threshold),
             reliability=within(answer["reliability"], given) if "reliability" in answer else None,
@@ -222,10 +226,8 @@ class Networks:
             return await self._classes_of_the_mask()
         if self._wants_mask and facts.network and await self._mask_has_classes(facts.network):
             return await self._classes_of_the_mask()
-        given = await asyncio.to_thread(
-            prepared, self._picture.rgb, longest_side=facts.longest_side, square_side=facts.square_side
-        )
-        answer = await self._triton.infer(model, {"images": given.images}, ["classes"])
+        _, inputs = await asyncio.to_thread(_inputs, self._picture.rgb, facts)
+        answer = await self._triton.infer(model, inputs, ["classes"])
         return Classification(_by_name(facts, answer["classes"]), model)
 
     async def _mask_has_classes(self, network: str | None = None) -> bool:
@@ -238,6 +240,15 @@ class Networks:
 
     async def _classes_of_the_mask(self) -> Classification:
         return Classification((await self.localisation()).classes, MANIPULATION_MASK.name)
+
+
+def _inputs(rgb: NDArray[np.uint8], facts: ModelFacts) -> tuple[Prepared, dict[str, NDArray[np.float32]]]:
+    """What a model is given of a picture: the picture, and the view for CLIP if it looks through that too."""
+    given = prepared(rgb, longest_side=facts.longest_side, square_side=facts.square_side)
+    inputs = {"images": given.images}
+    if VIEW in facts.inputs:
+        inputs[VIEW] = input_tensor(squeezed_view(rgb))
+    return given, inputs
 
 
 def _by_name(facts: ModelFacts, probabilities: NDArray[np.float32]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import torch
 
-from training.localisation.config import read_config
+from training.localisation.config import RunConfig, read_config
 from training.localisation.contact_sheet import contact_sheet
 from training.localisation.evaluate import (
     Case,
@@ -27,8 +27,11 @@ from training.localisation.evaluate import (
     pristine_cases,
     table,
 )
-from training.localisation.export import MODELS, Model, card_of, export_onnx, halve, install, quantise
-from training.localisation.inference import onnx_predictor, prepared
+from training.localisation.export import EXTENSION, MODELS, Model, card_of, export_fragment, export_onnx, install
+from training.localisation.fusing import fuse, has_fusion, load_fused, step_of
+from training.localisation.fusion_config import read_fusion_config
+from training.localisation.fusion_data import Examples, FeatureExtractor, examples_of, in_order, write_features
+from training.localisation.inference import onnx_predictor
 from training.localisation.listing import digest_of, list_manifest, list_shared, read_listing, thinned, write_listing
 from training.localisation.losses import Truth, loss_of
 from training.localisation.own import add_command as add_import
@@ -49,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m training.localisation", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_training(commands)
+    _add_fusion(commands)
     _add_weights(commands)
     return parser
 
@@ -92,14 +96,14 @@ def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="pictures a maker and a collection of forgeries; a quarter of it of photographs",
     )
     judging.add_argument("--report", type=Path, help="folder that gets evaluation.json and evaluation.md")
+    judging.add_argument("--encoder", type=Path, help="CLIP's image encoder, if the checkpoint has last layers")
     judging.add_argument("--threads", type=int, default=2)
     judging.set_defaults(run=_evaluate)
 
-    exporting = commands.add_parser("export", help="put a checkpoint where Triton's models lie")
-    exporting.add_argument("weights", type=Path, help="a run's latest.pt")
+    exporting = commands.add_parser("export", help="put a checkpoint with last layers where Triton's models lie")
+    exporting.add_argument("weights", type=Path, help="latest.pt of a run of `fuse`")
+    exporting.add_argument("--encoder", type=Path, required=True, help="CLIP's image encoder, as the package has it")
     exporting.add_argument("--into", type=Path, default=Path("triton_models"))
-    exporting.add_argument("--precision", choices=("int8", "fp16"), default="int8")
-    exporting.add_argument("--calibration", type=int, default=48, help="pictures that ranges of int8 are taken from")
     exporting.add_argument("--threads", type=int, default=2)
     exporting.add_argument(
         "--beside", type=Path, nargs="*", default=[], help="other runs' evaluation.json, to stand beside it in the card"
@@ -107,6 +111,58 @@ def _add_weights(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     exporting.add_argument("--anyway", action="store_true", help="even if it does not beat the baselines")
     exporting.set_defaults(run=_export)
     add_import(commands)
+
+
+def _add_fusion(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    features = commands.add_parser("features", help="compute what the last layers learn from, or go on computing it")
+    features.add_argument("config", type=Path)
+    features.add_argument("weights", type=Path, help="latest.pt of the localiser that they are put on")
+    features.add_argument("--encoder", type=Path, required=True, help="CLIP's image encoder, as the package has it")
+    features.add_argument("--threads", type=int, default=1)
+    features.set_defaults(run=_features)
+
+    fusing = commands.add_parser("fuse", help="train the last layers on those features")
+    fusing.add_argument("config", type=Path)
+    fusing.add_argument("weights", type=Path, help="the same latest.pt")
+    fusing.add_argument("--name", help="of the run; the config's by default")
+    fusing.add_argument("--threads", type=int, default=2)
+    fusing.set_defaults(run=_fuse)
+
+
+def _features(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    torch.set_num_threads(arguments.threads)
+    cv2.setNumThreads(arguments.threads)
+    config = read_fusion_config(arguments.config)
+    network, _ = load_average(arguments.weights)
+    compute = FeatureExtractor(network, arguments.encoder)
+    for split in ("calibrate", "train"):
+        store = _store(settings, split)
+        sampler = Sampler(store, config.sample_weights(store), seed=config.seed)
+        examples = examples_of(store, sampler, made=config.made[split], honest=config.honest)
+        new = write_features(in_order(examples), compute, settings.fusion / split)
+        print(f"{new} new in {settings.fusion / split}")
+
+
+def _fuse(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    config = read_fusion_config(arguments.config)
+    name = arguments.name or arguments.config.stem
+    log = settings.runs / name
+    log.mkdir(parents=True, exist_ok=True)
+    if arguments.config.resolve() != (log / "config.toml").resolve():
+        shutil.copyfile(arguments.config, log / "config.toml")
+    network, step = load_average(arguments.weights)
+    state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
+    judged = fuse(
+        config,
+        Examples(settings.fusion / "train"),
+        Examples(settings.fusion / "calibrate"),
+        (RunConfig.model_validate_json(state["config"]), network),
+        checkpoint=settings.checkpoints / name / "latest.pt",
+        log=log,
+        facts={"weights": arguments.weights.parent.name, "weights_step": step},
+        threads=arguments.threads,
+    )
+    print(*(f"{name} {value:.3f}" for name, value in judged.items()))
 
 
 def _list(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
@@ -192,25 +248,33 @@ def _fitted_on(settings: LocalisationSettings, limit: int) -> list[Case]:
     return [*planted_cases(store, limit=limit), *pristine_cases(store, limit=max(1, limit // 4))]
 
 
+def _exported(weights: Path, encoder: Path | None, *, model: Model = "deeplabv3plus", threshold: float = 0.5) -> bytes:
+    """A checkpoint as it is served, as one ONNX file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.onnx"
+        if not has_fusion(weights):
+            export_onnx(load_average(weights)[0], path, outputs=MODELS[model], threshold=threshold)
+            return path.read_bytes()
+        if encoder is None:
+            sys.exit(f"{weights} has last layers, which look through CLIP: name its encoder with --encoder.")
+        export_fragment(*load_fused(weights), path, outputs=MODELS[model], threshold=threshold)
+        return encoder.read_bytes() + path.read_bytes()
+
+
 def _evaluate(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
     fitting = _fitted_on(settings, max(1, arguments.limit // 2))
-    facts: dict[str, float | str] = {
-        "weights": arguments.weights.name,
-        "split": arguments.split,
-        "limit": arguments.limit,
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        path = arguments.weights
-        if path.suffix != ".onnx":
-            network, step = load_average(arguments.weights)
-            path, outputs = Path(folder) / "network.onnx", MODELS["deeplabv3plus"]
-            export_onnx(network, path, outputs=outputs)
-            threshold = fit_threshold(onnx_predictor(path, threads=arguments.threads), fitting)
-            export_onnx(network, path, outputs=outputs, threshold=threshold)
-            facts |= {"step": step, "threshold": threshold}
-        predict = onnx_predictor(path, threads=arguments.threads)
-        cases = _judged(settings, arguments.split, arguments.limit)
-        result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
+    weights: Path = arguments.weights
+    facts: dict[str, float | str] = {"weights": weights.name, "split": arguments.split, "limit": arguments.limit}
+    if weights.suffix == ".onnx":
+        content = weights.read_bytes()
+    else:
+        plain = _exported(weights, arguments.encoder)
+        threshold = fit_threshold(onnx_predictor(plain, threads=arguments.threads), fitting)
+        content = _exported(weights, arguments.encoder, threshold=threshold)
+        facts |= {"step": step_of(weights), "threshold": threshold}
+    cases = _judged(settings, arguments.split, arguments.limit)
+    predict = onnx_predictor(content, threads=arguments.threads)
+    result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
     text = table(result)
     if arguments.report:
         arguments.report.mkdir(parents=True, exist_ok=True)
@@ -220,53 +284,34 @@ def _evaluate(arguments: argparse.Namespace, settings: LocalisationSettings) -> 
 
 
 def _export(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
-    network, step = load_average(arguments.weights)
-    state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
-    photographs = [stored for stored in _store(settings, "train") if stored.kind != "face"]
-    chosen = photographs[:: max(1, len(photographs) // arguments.calibration)]
-    name = arguments.weights.parent.name
-    report = settings.runs / name / "evaluation.json"
-    before: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
-    if before.get("step") != step or before.get("split") != "dev":
+    weights: Path = arguments.weights
+    name = weights.parent.name
+    log = settings.runs / name
+    report = log / "evaluation.json"
+    result: dict[str, Any] = json.loads(report.read_text()) if report.exists() else {}
+    if result.get("step") != step_of(weights) or result.get("split") != "dev":
         sys.exit(f"{report} does not tell of these weights: make train-evaluate RUN={name} first.")
-    with tempfile.TemporaryDirectory() as folder:
-        served: dict[Model, Path] = {}
-        for model, outputs in MODELS.items():
-            single, served[model] = Path(folder) / f"{model}.single.onnx", Path(folder) / f"{model}.onnx"
-            export_onnx(network, single, outputs=outputs, threshold=before["threshold"])
-            if arguments.precision == "int8":
-                quantise(single, served[model], (prepared(stored.read()[0])[0] for stored in chosen))
-            else:
-                halve(single, served[model])
-        predict = onnx_predictor(served["deeplabv3plus"], threads=arguments.threads)
-        cases = _judged(settings, "dev", before["limit"])
-        result = evaluate(predict, cases, before["baseline_thresholds"])
-        print(table(result), flush=True)
-        if not beats_baselines(result) and not arguments.anyway:
-            sys.exit(
-                "The network does not beat the baselines; nothing was put in place (--anyway does it all the same)."
-            )
-        runs = {name: before} | {path.parent.name: json.loads(path.read_text()) for path in arguments.beside}
-        starts = [json.loads(line) for line in (settings.runs / name / "data.jsonl").read_text().splitlines()]
-        begun = "".join(
-            f", begun with the weights of run `{name}`" for name in {line.get("weights") for line in starts} if name
-        )
-        for model, path in served.items():
-            facts = {
-                "single": table(before),
-                "served": table(result),
-                "beside": comparison(runs),
-                "scores": mask_scores(result),
-                "class_scores": class_scores(result),
-                "run": name,
-                "step": str(step),
-                "crops": str(state["crops"]),
-                "data": ", ".join(sorted({line["data"] for line in starts})) + begun,
-                "backbone": str(json.loads(state["config"])["backbone"]),
-                "precision": arguments.precision,
-                "size": f"{path.stat().st_size / 1e6:.1f} MB",
-            }
-            print(install(path, model, arguments.into, card=card_of(model, facts)))
+    if not beats_baselines(result) and not arguments.anyway:
+        sys.exit("The network does not beat the baselines; nothing was put in place (--anyway does it all the same).")
+    localiser, fusion = load_fused(weights)
+    facts = json.loads((log / "data.jsonl").read_text().splitlines()[-1])
+    runs = {name: result} | {path.parent.name: json.loads(path.read_text()) for path in arguments.beside}
+    for model, outputs in MODELS.items():
+        fragment = arguments.into / model / "1" / EXTENSION
+        fragment.parent.mkdir(parents=True, exist_ok=True)
+        export_fragment(localiser, fusion, fragment, outputs=outputs, threshold=result["threshold"])
+        told = {
+            "served": table(result),
+            "beside": comparison(runs),
+            "scores": mask_scores(result),
+            "class_scores": class_scores(result),
+            "run": name,
+            "step": str(result["step"]),
+            "localiser": f"`{facts['weights']}`, {facts['weights_step']} steps",
+            "examples": ", ".join(f"{count} {origin}" for origin, count in facts["examples"].items()),
+            "size": f"{fragment.stat().st_size / 1e6:.1f} MB",
+        }
+        print(install(fragment, model, arguments.into, arguments.encoder, card=card_of(model, told)))
 
 
 if __name__ == "__main__":

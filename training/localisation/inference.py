@@ -17,6 +17,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from services.deeplearning.clip import input_tensor, squeezed_view
+from training.clip import INPUT
+
 __all__ = ["WORKING_SIDE", "Localisation", "Predictor", "localise", "onnx_predictor", "prepared"]
 
 RGB = NDArray[np.uint8]
@@ -26,9 +29,9 @@ WORKING_SIDE: Final = 1024
 """Longest side, in pixels, that the network sees."""
 STRIDE: Final = 16
 
-Predictor = Callable[[Floats], tuple[Floats, Floats, Floats]]
-"""From images, float32 (1, 3, h, w) in 0-255, to the probabilities of mask and reliability, float32 (1, h, w) each,
-and of the classes, float32 (1, 5)."""
+Predictor = Callable[[Floats, Floats], tuple[Floats, Floats, Floats]]
+"""From images, float32 (1, 3, h, w) in 0-255, and CLIP's view of the picture, float32 (1, 3, 224, 224), to the
+probabilities of mask and reliability, float32 (1, h, w) each, and of the classes, float32 (1, 5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ def prepared(rgb: RGB) -> tuple[Floats, tuple[int, int]]:
 def localise(rgb: RGB, predict: Predictor) -> Localisation:
     """Asks the network about a picture, uint8 (h, w, 3)."""
     images, (height, width) = prepared(rgb)
-    mask, reliability, classes = predict(images)
+    mask, reliability, classes = predict(images, input_tensor(squeezed_view(rgb)))
 
     def restored(values: Floats) -> Floats:
         cut = np.ascontiguousarray(values[0, :height, :width])
@@ -72,14 +75,17 @@ def localise(rgb: RGB, predict: Predictor) -> Localisation:
     return Localisation(restored(mask), restored(reliability), classes[0])
 
 
-def onnx_predictor(path: Path, *, threads: int = 2) -> Predictor:
-    """An exported network, on the CPU."""
+def onnx_predictor(network: Path | bytes, *, threads: int = 2) -> Predictor:
+    """An exported network, or its content, on the CPU."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    takes_view = any(given.name == INPUT for given in session.get_inputs())
 
-    def predict(images: Floats) -> tuple[Floats, Floats, Floats]:
-        mask, reliability, classes = session.run(["mask", "reliability", "classes"], {"images": images})
+    def predict(images: Floats, view: Floats) -> tuple[Floats, Floats, Floats]:
+        inputs = {"images": images} | ({INPUT: view} if takes_view else {})
+        mask, reliability, classes = session.run(["mask", "reliability", "classes"], inputs)
         return mask, reliability, classes
 
     return predict

@@ -11,7 +11,7 @@ from torch.nn import functional
 from training.localisation.classes import OTHER, PRISTINE
 from training.localisation.network import Output
 
-__all__ = ["Losses", "Truth", "loss_of"]
+__all__ = ["Losses", "Truth", "class_loss", "loss_of", "mask_loss"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def loss_of(output: Output, truth: Truth) -> Losses:
     """
     target = functional.avg_pool2d(truth.masks[:, None], 4)[:, 0]
     forged = (target.amax(dim=(1, 2)) > 0.5).float()
-    entropy, dice = _mask_loss(output.mask, target, forged)
-    by_traces = _mask_loss(output.by_traces, target, forged)
+    entropy, dice = mask_loss(output.mask, target, forged)
+    by_traces = mask_loss(output.by_traces, target, forged)
     inner = -functional.max_pool2d(-target[:, None], 3, 1, 1)[:, 0]
     outer = functional.max_pool2d(target[:, None], 3, 1, 1)[:, 0]
     outline = (outer - inner).clamp(0.0, 1.0)
@@ -60,11 +60,12 @@ def loss_of(output: Output, truth: Truth) -> Losses:
         dice=dice,
         edge=functional.binary_cross_entropy_with_logits(output.edge, outline),
         reliability=functional.binary_cross_entropy_with_logits(output.reliability, right),
-        classes=_class_loss(output.classes, truth.classes),
+        classes=class_loss(output.classes, truth.classes),
     )
 
 
-def _mask_loss(logits: Tensor, target: Tensor, forged: Tensor) -> tuple[Tensor, Tensor]:
+def mask_loss(logits: Tensor, target: Tensor, forged: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-entropy and Dice of log odds (n, h, w) and a target in 0-1; `forged`, (n,), says which have a forgery."""
     chance = torch.sigmoid(logits)
     overlap = (chance * target).sum(dim=(1, 2))
     dice = 1.0 - (2.0 * overlap + 1.0) / (chance.sum(dim=(1, 2)) + target.sum(dim=(1, 2)) + 1.0)
@@ -72,7 +73,8 @@ def _mask_loss(logits: Tensor, target: Tensor, forged: Tensor) -> tuple[Tensor, 
     return entropy, (dice * forged).sum() / forged.sum().clamp(min=1.0)
 
 
-def _class_loss(logits: Tensor, classes: Tensor) -> Tensor:
+def class_loss(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy of log odds (n, 5); of `OTHER` only that the picture was edited."""
     log_chance = functional.log_softmax(logits, dim=1)
     known = -log_chance.gather(1, classes.clamp(min=0)[:, None])[:, 0]
     edited = -torch.log1p(-log_chance[:, PRISTINE].exp().clamp(max=1.0 - 1e-4))

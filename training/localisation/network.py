@@ -27,7 +27,7 @@ from training.localisation.classes import CLASSES
 from training.localisation.resnet import EXPANSION, Bottleneck, stages
 from training.localisation.traces import TRACES, BlockTraces
 
-__all__ = ["Localiser", "Output"]
+__all__ = ["Localiser", "Output", "Parts"]
 
 RESIDUAL_RANGE: Final = 8.0
 """Residuals are squashed around this size, in grey levels: traces are small, and content's edges are not."""
@@ -55,6 +55,20 @@ class Output(NamedTuple):
     reliability: Tensor
     classes: Tensor
     by_traces: Tensor
+
+
+class Parts(NamedTuple):
+    """What the network says, and what it says it by; float.
+
+    Attributes:
+        output: what it says.
+        told: (n, traces, h / 8, w / 8), features of the traces' reader.
+        decoded: (n, width, h / 4, w / 4), features of the decoder.
+    """
+
+    output: Output
+    told: Tensor
+    decoded: Tensor
 
 
 class Residuals(nn.Module):
@@ -247,6 +261,10 @@ class Localiser(nn.Module):
 
     def forward(self, rgb: Tensor) -> Output:
         """The picture, float (n, 3, h, w) in 0-255, h and w multiples of 16."""
+        return self.parts(rgb).output
+
+    def parts(self, rgb: Tensor) -> Parts:
+        """Likewise, with the features behind it."""
         told, told_mask, told_classes = self.traces(rgb)
         by_traces = _at(told_mask, 2)[:, 0]
         x = torch.cat([rgb / 127.5 - 1.0, self.residuals(rgb)], dim=1)
@@ -261,7 +279,7 @@ class Localiser(nn.Module):
         mask, edge, reliability = self.heads(decoded).float().unbind(dim=1)
         mask = mask + by_traces.float()
         classes = self.classify(_summary(deep, functional.avg_pool2d(mask[:, None], 4))) + told_classes
-        return Output(mask, edge, reliability, classes.float(), by_traces.float())
+        return Parts(Output(mask, edge, reliability, classes.float(), by_traces.float()), told, decoded)
 
     def read_traces(self, rgb: Tensor) -> Output:
         """What the traces alone say, a tenth of the work: mask and class; the rest is 0."""

@@ -1,13 +1,12 @@
 """Makes a model folder of a user's own checkpoint: weights, config.pbtxt and a card.
 
-The folder's config.pbtxt is that of our model of the same name, with what the checkpoint answers, and what
-services/deeplearning has to know of it (`services.deeplearning.networks`): its classes, and the size of its pictures.
+The folder's config.pbtxt says what the checkpoint answers, and what services/deeplearning has to know of it
+(`services.deeplearning.networks`): its classes, and the size of its pictures.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -120,18 +119,12 @@ def _describe(
 
 
 def _config(name: Name, outputs: Mapping[str, Sequence[int]], parameters: Mapping[str, str]) -> str:
-    """Our model's configuration with other outputs, and with these parameters in place of what ours says of itself."""
-    text = (SERVING / f"{name}.pbtxt").read_text(encoding="utf-8")
-    text = re.sub(r"\A(#.*\n)+", f"# {name}: weights of our own.\n", text)
     blocks = ",\n".join(
         f'  {{\n    name: "{output}"\n    data_type: TYPE_FP32\n    dims: [ {", ".join(map(str, dims))} ]\n  }}'
         for output, dims in outputs.items()
     )
-    text = re.sub(r"^output \[\n.*?^\]\n", lambda _: f"output [\n{blocks}\n]\n", text, flags=re.DOTALL | re.MULTILINE)
     told = "".join(f'parameters {{ key: "{key}" value {{ string_value: "{v}" }} }}\n' for key, v in parameters.items())
-    return re.sub(
-        r"^# Read by services/deeplearning.*\n(parameters .*\n)+",
-        lambda _: f"# Read by services/deeplearning (networks.py).\n{told}",
-        text,
-        flags=re.MULTILINE,
-    )
+    text = (SERVING / "own.pbtxt").read_text(encoding="utf-8")
+    for key, value in {"name": name, "outputs": blocks, "parameters": told}.items():
+        text = text.replace("{{" + key + "}}", value)
+    return text

@@ -37,3 +37,8 @@ class LocalisationSettings(BaseSettings):
     def listing(self) -> Path:
         """The list of pictures."""
         return self.data / "localisation" / "pictures.csv"
+
+    @property
+    def fusion(self) -> Path:
+        """Where the features that the last layers learn from are kept, a folder a split."""
+        return self.data / "localisation" / "fusion"

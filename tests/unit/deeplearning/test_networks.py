@@ -12,16 +12,20 @@ import pytest
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.common.triton import ModelDescription, Tensor, TritonClient
+from services.deeplearning.clip import input_tensor, squeezed_view
 from services.deeplearning.networks import FactBook, ModelFacts, Networks
 
 FIVE = ("splicing", "copymove", "inpainting", "face", "pristine")
 PICTURE = Picture.from_array(np.full((70, 100, 3), 90, np.uint8))
 
 
-def described(name: str, *outputs: str, classes: int = 5, **parameters: str) -> ModelDescription:
+def described(
+    name: str, *outputs: str, classes: int = 5, looks: tuple[str, ...] = ("images",), **parameters: str
+) -> ModelDescription:
     shapes = {"mask": (-1, -1, -1), "reliability": (-1, -1, -1), "classes": (-1, classes)}
     tensors = tuple(Tensor(each, "FP32", shapes[each]) for each in outputs)
-    return ModelDescription(name, "1", (), tensors, parameters)
+    inputs = tuple(Tensor(each, "FP32", (-1, 3, -1, -1)) for each in looks)
+    return ModelDescription(name, "1", inputs, tensors, parameters)
 
 
 class Triton:
@@ -30,6 +34,7 @@ class Triton:
     def __init__(self, *models: ModelDescription, broken: Sequence[str] = ()) -> None:
         self.models = {model.name: model for model in models}
         self.broken = set(broken)
+        self.inputs: Mapping[str, np.ndarray] = {}
         self.asked: list[tuple[str, tuple[str, ...], tuple[int, ...]]] = []
 
     async def describe(self, model: str, *, limit_seconds: float) -> ModelDescription:
@@ -44,6 +49,8 @@ class Triton:
         self, model: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str]
     ) -> dict[str, np.ndarray]:
         await asyncio.sleep(0.01)
+        assert set(inputs) == {each.name for each in self.models[model].inputs}
+        self.inputs = inputs
         images = inputs["images"]
         self.asked.append((model, tuple(outputs), images.shape))
         maps = np.full((1, *images.shape[2:]), 0.4, np.float32)
@@ -86,13 +93,22 @@ async def test_where_only_the_class_is_wanted_only_resnet50_is_asked() -> None:
 
 async def test_a_classifier_of_ones_own_is_asked_beside_our_mask() -> None:
     own = described("resnet50", "classes", classes=2, classes_="")
-    own = ModelDescription("resnet50", "1", (), own.outputs, {"classes": "pristine, retouched", "square_side": "224"})
+    own = ModelDescription(
+        "resnet50", "1", own.inputs, own.outputs, {"classes": "pristine, retouched", "square_side": "224"}
+    )
     triton = Triton(ours()[0], own)
     both = networks(triton)
     said, _ = await asyncio.gather(both.classification(), both.localisation())
     assert sorted(model for model, *_ in triton.asked) == ["deeplabv3plus", "resnet50"]
     assert said.classes == {"pristine": 1.0, "retouched": 0.0}
     assert ("resnet50", ("classes",), (1, 3, 224, 224)) in triton.asked
+
+
+async def test_a_network_that_looks_through_clip_is_given_its_view() -> None:
+    model = described("deeplabv3plus", "mask", looks=("images", "pixel_values"))
+    triton = Triton(model)
+    await networks(triton).localisation()
+    assert np.array_equal(triton.inputs["pixel_values"], input_tensor(squeezed_view(PICTURE.rgb)))
 
 
 async def test_a_mask_of_ones_own_without_classes_leaves_the_class_to_resnet50() -> None:

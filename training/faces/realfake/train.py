@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from training.faces._loop import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
 from training.faces.realfake.config import RunConfig
 from training.faces.realfake.network import RealFake, load_facenet
 from training.faces.realfake.samples import Sampler

@@ -31,7 +31,7 @@ def _oracle(cases):
     """Answers by looking the picture up."""
     known = {prepared(case.rgb)[0].tobytes(): case for case in cases}
 
-    def predict(images):
+    def predict(images, view):
         case = known[images.tobytes()]
         truth = np.zeros(images.shape[2:], np.float32)
         if case.mask is not None:
@@ -44,7 +44,7 @@ def _oracle(cases):
 
 
 def _constant(value):
-    def predict(images):
+    def predict(images, view):
         plane = np.full((1, *images.shape[2:]), value, np.float32)
         return plane, plane, np.full((1, len(CLASSES)), 0.2, np.float32)
 
@@ -110,12 +110,12 @@ def test_a_baseline_gets_the_threshold_that_suits_it(cases):
 def test_the_threshold_finds_what_it_may(cases):
     oracle = _oracle(cases)
 
-    def weak(images):
-        mask, reliability, classes = oracle(images)
+    def weak(images, view):
+        mask, reliability, classes = oracle(images, view)
         return 0.32 * mask + 0.12, reliability, classes
 
-    def noisy(images):
-        mask, reliability, classes = oracle(images)
+    def noisy(images, view):
+        mask, reliability, classes = oracle(images, view)
         marked = np.zeros_like(mask)
         marked[:, :40, :40] = 0.82
         return np.maximum(0.32 * mask, marked), reliability, classes

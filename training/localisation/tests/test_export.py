@@ -1,11 +1,13 @@
 """What is served answers as the network does."""
 
+import hashlib
+
 import numpy as np
 import onnx
 import pytest
 import torch
 
-from training.localisation.export import MODELS, card_of, export_onnx, halve, install, quantise, torch_predictor
+from training.localisation.export import EXTENSION, MODELS, card_of, export_onnx, halve, install, torch_predictor
 from training.localisation.inference import localise, onnx_predictor
 from training.localisation.network import Localiser
 
@@ -71,19 +73,14 @@ def test_what_computes_traces_stays_exact_in_halves(single, tmp_path):
     assert not halved & fixed
 
 
-def test_eight_bits_answer_nearly_alike(single, rgb, tmp_path):
-    images = [np.random.default_rng(n).integers(0, 256, (1, 3, 64, 64)).astype(np.float32) for n in range(3)]
-    quantise(single, tmp_path / "int8.onnx", images)
-    assert (tmp_path / "int8.onnx").stat().st_size < 0.35 * single.stat().st_size
-    expected, found = (localise(rgb, onnx_predictor(path)) for path in (single, tmp_path / "int8.onnx"))
-    assert np.corrcoef(found.mask.ravel(), expected.mask.ravel())[0, 1] > 0.9
-
-
-def test_what_is_installed_is_named_by_its_digest(single, tmp_path):
-    entry = install(single, "deeplabv3plus", tmp_path, card="It is new.")
-    weights = tmp_path / "deeplabv3plus" / "1" / "model.onnx"
-    assert str(weights.stat().st_size) in entry
-    assert weights.read_bytes() == single.read_bytes()
+def test_what_is_installed_is_named_by_the_digest_of_what_is_served(tmp_path):
+    fragment, encoder = tmp_path / "deeplabv3plus" / "1" / EXTENSION, tmp_path / "encoder.onnx"
+    fragment.parent.mkdir(parents=True)
+    fragment.write_bytes(b"behind it")
+    encoder.write_bytes(b"the encoder, ")
+    entry = install(fragment, "deeplabv3plus", tmp_path, encoder, card="It is new.")
+    assert hashlib.sha256(b"the encoder, behind it").hexdigest() in entry
+    assert "size = 22" in entry
     assert (tmp_path / "deeplabv3plus" / "MODEL_CARD.md").read_text() == "It is new."
     assert 'name: "deeplabv3plus"' in (tmp_path / "deeplabv3plus" / "config.pbtxt").read_text()
 
@@ -94,13 +91,10 @@ def test_a_card_without_its_figures_is_refused(model):
         (
             "run",
             "step",
-            "crops",
-            "data",
-            "backbone",
-            "precision",
+            "localiser",
+            "examples",
             "size",
             "served",
-            "single",
             "beside",
             "scores",
             "class_scores",

@@ -1,15 +1,17 @@
 """What is judged here is what the service serves: the same input, the same maps, the same scores on the card."""
 
 import json
+from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 import torch
 
+import triton_models
 from services.deeplearning import localisation as service
+from services.deeplearning.clip import input_tensor, squeezed_view
 from training.localisation.classes import CLASSES
-from training.localisation.export import MODELS, SERVING, card_of, export_onnx, install
+from training.localisation.export import EXTENSION, MODELS, SERVING, card_of, export_onnx, install
 from training.localisation.inference import STRIDE, WORKING_SIDE, localise, onnx_predictor, prepared
 from training.localisation.network import Localiser
 from training.localisation.scores import class_scores, mask_scores
@@ -17,6 +19,8 @@ from triton_models._card import scores_of
 from triton_models._lock import read_lock
 from triton_models.fetch import fetch
 from triton_models.layout import ModelsFolder
+
+REPOSITORY = Path(triton_models.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -52,21 +56,10 @@ def test_the_service_says_of_a_picture_what_is_judged_here(exported, shape):
     predict = onnx_predictor(exported, threads=1)
     expected = localise(rgb, predict)
     given = service.prepared(rgb)
-    mask, reliability, classes = predict(given.images)
+    mask, reliability, classes = predict(given.images, input_tensor(squeezed_view(rgb)))
     assert np.array_equal(service.restored(service.within(mask, given), shape), expected.mask)
     assert np.array_equal(service.restored(service.within(reliability, given), shape), expected.reliability)
     assert np.array_equal(classes[0], expected.classes)
-
-
-def test_a_neighbour_in_the_batch_changes_nothing(exported):
-    """Triton puts pictures of one size that come at the same time into one batch."""
-    session = onnxruntime.InferenceSession(exported, providers=["CPUExecutionProvider"])
-    images = np.concatenate([prepared(picture(96, 128))[0], prepared(np.full((96, 128, 3), 9, np.uint8))[0]])
-    together = session.run(list(MODELS["deeplabv3plus"]), {"images": images})
-    for index in range(2):
-        alone = session.run(list(MODELS["deeplabv3plus"]), {"images": images[index : index + 1]})
-        for one, all_ in zip(alone, together, strict=True):
-            assert all_[index] == pytest.approx(one[0], abs=2e-4)
 
 
 RESULT = {
@@ -94,22 +87,32 @@ def test_the_card_tells_its_scores_to_the_service(model, scores, tmp_path):
 
 
 def card(model) -> str:
-    facts = dict.fromkeys(("run", "step", "crops", "data", "backbone", "precision", "size", "served", "single"), "-")
+    facts = dict.fromkeys(("run", "step", "localiser", "examples", "size", "served"), "-")
     facts |= {"beside": "-", "scores": mask_scores(RESULT), "class_scores": class_scores(RESULT)}
     return card_of(model, facts)
 
 
-def test_what_is_put_in_place_is_fetched_as_the_printed_entry_says(exported, tmp_path):
-    """Weights, configuration, card and the entry for models.lock fit together, as tests hold of those in place."""
-    source = tmp_path / "triton_models"
-    printed = [install(exported, model, source, card=card(model)) for model in MODELS]
-    (tmp_path / "models.lock").write_text("\n".join(["lock_version = 1\n", *printed]))
+def test_what_is_put_in_place_is_fetched_as_the_printed_entry_says(tmp_path):
+    """Fragment, configuration, card and the entry for models.lock fit together, as tests hold of those in place."""
+    source, mirror, encoder = tmp_path / "triton_models", tmp_path / "mirror", tmp_path / "encoder.onnx"
+    encoder.write_bytes(b"the encoder, ")
+    printed = []
+    for model in MODELS:
+        fragment = source / model / "1" / EXTENSION
+        fragment.parent.mkdir(parents=True)
+        fragment.write_bytes(f"behind it {model}".encode())
+        printed.append(install(fragment, model, source, encoder, card=card(model)))
+        mirrored = mirror / "repository" / model / "1" / "model.onnx"
+        mirrored.parent.mkdir(parents=True)
+        mirrored.write_bytes(encoder.read_bytes() + fragment.read_bytes())
+    packages = (REPOSITORY / "models.lock").read_text().split("\n[[model]]\n", maxsplit=1)[0]
+    (tmp_path / "models.lock").write_text("\n".join([packages, *printed]))
     lock = read_lock(tmp_path / "models.lock")
     folder = ModelsFolder(tmp_path / "home" / "models")
-    statuses = fetch(lock, folder, source=source, report=lambda _: None)
+    statuses = fetch(lock, folder, source=source, mirror=mirror, report=lambda _: None)
     assert {status.entry.name: status.reason for status in statuses} == dict.fromkeys(MODELS)
     for entry in lock.entries:
-        assert (folder.repository / entry.name / "1" / "model.onnx").read_bytes() == exported.read_bytes()
+        assert (folder.repository / entry.name / "1" / "model.onnx").read_bytes().startswith(encoder.read_bytes())
         text = (source / entry.name / "MODEL_CARD.md").read_text()
         assert entry.licence in text
         for heading in ("## Input", "## Output", "## Scores", "## Limits", "## Must not be used for"):
