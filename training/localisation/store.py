@@ -112,8 +112,11 @@ def _decode(row: Listed, target: Path, detector: cv2.FaceDetectorYN | None) -> d
         rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
     planes = rgb
     if row.mask is not None:
-        mask = cv2.imread(str(row.mask), cv2.IMREAD_GRAYSCALE)
-        if mask is None or mask.shape != whole.shape[:2]:
+        try:
+            mask = cv2.cvtColor(read_pixels(row.mask.read_bytes()), cv2.COLOR_RGB2GRAY)
+        except UnreadablePicture:
+            return {"usable": False}
+        if mask.shape != whole.shape[:2]:
             return {"usable": False}
         forged = (_cropped_plane(mask, row.crop) > 127).astype(np.float32)
         if factor < 1.0:
