@@ -30,7 +30,7 @@ SEGMENT = "segment"
 CLASSIFY = "classify"
 ON_REQUEST = frozenset({SEGMENT, CLASSIFY})
 """Asked by name, by `Segment` and by `Classify` only, as long as the network is ours: it takes a second a picture, and
-its card says that of forgeries by hand it finds next to none. A network of the deployment's own is always asked."""
+its card says that of forgeries by hand it finds few. A network of the deployment's own is always asked."""
 
 
 class DeepLearningServicer(pb_grpc.DeepLearningServiceServicer):

@@ -168,7 +168,7 @@ async def test_an_analysis_asks_one_network_once_for_mask_and_class(installed):
     assert trust[:60, :100].max() < 160 < trust[60:].min()
     assert segment.provenance.model_digests["deeplabv3plus"]
     # No calibration of ours is one of these weights.
-    assert segment.provenance.version == "1+own"
+    assert segment.provenance.version == "2+own"
     assert findings["classify"].details["classes"]["pristine"] > 0.5
     assert findings["classify"].technique == detection_pb2.TECHNIQUE_UNSPECIFIED
 
@@ -207,7 +207,7 @@ async def test_classify_asks_the_classifier_alone(installed, colour, name):
 
 
 async def test_detectors_tell_the_version_that_their_findings_have(installed, nothing_installed):
-    for settings, version in ((installed, "1+own"), (nothing_installed, "1")):
+    for settings, version in ((installed, "2+own"), (nothing_installed, "2")):
         async with serving(settings) as stub:
             listed = (await stub.ListDetectors(pb.ListDetectorsRequest())).detectors
         assert {item.name: item.version for item in listed} == {

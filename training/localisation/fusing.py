@@ -52,7 +52,7 @@ def fuse(
     facts: Mapping[str, Any],
     threads: int = 1,
 ) -> dict[str, float]:
-    """Trains, and writes the checkpoint; returns how it is judged at the end.
+    """Trains, and writes the checkpoint: the averaged layers as they were judged best; returns that judgement.
 
     Args:
         config: the run's settings.
@@ -77,7 +77,8 @@ def fuse(
     log.mkdir(parents=True, exist_ok=True)
     with (log / "data.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"examples": dict(sorted(sizes.items())), **facts}) + "\n")
-    stop, began, means, judged = Stop(), time.monotonic(), dict[str, float](), dict[str, float]()
+    stop, began, means = Stop(), time.monotonic(), dict[str, float]()
+    best, kept, kept_step = {"found": -1.0}, average, 0
     for step in range(1, config.steps + 1):
         for group in optimiser.param_groups:
             group["lr"] = _rate(config, step)
@@ -95,6 +96,9 @@ def fuse(
         if step % config.judge_every == 0 or step == config.steps:
             judged = judge(_with(network, average), held)
             row |= {name: f"{judged[name]:.4f}" for name in _JUDGEMENTS}
+            if judged["found"] > best["found"]:
+                best, kept_step = judged, step
+                kept = {name: value.clone() for name, value in average.items()}
         if step % config.report_every == 0:
             append_row(log / "curve.csv", _CURVE, row)
         if stop.asked:
@@ -106,12 +110,12 @@ def fuse(
             "config": settings.model_dump_json(),
             "average": base.state_dict(),
             "fusion_config": config.model_dump_json(),
-            "fusion": {name: value.cpu() for name, value in average.items()},
-            "step": step,
+            "fusion": {name: value.cpu() for name, value in kept.items()},
+            "step": kept_step or step,
         },
         checkpoint,
     )
-    return judged
+    return best
 
 
 def _layers(config: FusionConfig, localiser: RunConfig) -> Fusion:

@@ -33,7 +33,7 @@ MIN_LOG10: Final = -0.05
 
 @registry.detector(
     name="classify",
-    version="1",
+    version="2",
     title="Kind of manipulation (ResNet50)",
     question=Question.EDITED,
     techniques=(Technique.SPLICING, Technique.COPY_MOVE, Technique.INPAINTING, Technique.FACE),

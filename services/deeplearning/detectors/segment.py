@@ -1,4 +1,4 @@
-"""Where a picture was edited: DeepLabV3+ on ResNet50 over the whole picture.
+"""Where a picture was edited: DeepLabV3+ on ResNet50, joined to what CLIP sees, over the whole picture.
 
 The score is the 99th percentile of the mask, so it is 0.5 or more exactly if 1 % of the picture or more is marked: what
 the model card counts as accused (`training.localisation.evaluate.MARKED`).
@@ -12,6 +12,7 @@ References:
         10.1007/978-3-030-01234-2_49
     P. Zhou et al., "Learning rich features for image manipulation detection", CVPR 2018. 10.1109/CVPR.2018.00116
     B. Bayar and M. C. Stamm, "Constrained convolutional neural networks", 2018. 10.1109/TIFS.2018.2825953
+    A. Radford et al., "Learning transferable visual models from natural language supervision", 2021. arXiv:2103.00020
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ MIN_LOG10: Final = -0.1
 
 @registry.detector(
     name="segment",
-    version="1",
+    version="2",
     title="Edited places (DeepLabV3+)",
     question=Question.EDITED,
     techniques=(Technique.SPLICING, Technique.COPY_MOVE, Technique.INPAINTING, Technique.FACE),
