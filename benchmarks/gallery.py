@@ -29,8 +29,8 @@ from pentimento.common.v1 import face_pb2
 
 from local.postgres import database_url
 from local.settings import LocalSettings
+from services.orchestrator.database import apply_migrations
 from services.orchestrator.gallery import MIGRATIONS, GalleryStore
-from services.orchestrator.storage import apply_migrations
 
 WIDTH = 512
 CENTRES = 2000

@@ -112,7 +112,7 @@ def postgres_probe(url: str) -> Probe:
                 connection.execute("SELECT 1")
         except psycopg.Error as error:
             lines = str(error).strip().splitlines()
-            return lines[-1] if lines else type(error).__name__
+            return lines[-1].strip() if lines else type(error).__name__
         return None
 
     return ask

@@ -265,7 +265,9 @@ def _print_outcome(outcome: Outcome, settings: LocalSettings) -> None:
         return
     log = settings.log_folder / f"{outcome.part.name}.log"
     _print(f"  {outcome.part.name:<14} NOT READY: {outcome.problem}")
-    _print(f"      It is being started again and again; the rest runs without it. The end of {log}:")
+    _print(
+        f"      The rest runs without it; it joins when it is ready, and whenever it ends it is started again. {log}:"
+    )
     for line in last_lines(log):
         _print(f"      | {line}")
 
@@ -273,7 +275,7 @@ def _print_outcome(outcome: Outcome, settings: LocalSettings) -> None:
 def _print_ready(settings: LocalSettings, seconds: float, missing: Sequence[str]) -> None:
     without = f", without {', '.join(missing)}" if missing else ""
     _print(f"\nPentimento runs{without} (after {seconds:.1f} s).\n")
-    _print(f"  API    {settings.url}")
+    _print(f"  API    {settings.url}  (in a browser: what it can do, to try out)")
     _print(f"  Try    curl -F file=@{_EXAMPLE} {settings.url}/analyze/image")
     _print(f"  Logs   {settings.log_folder}")
     _print("  Stop   Ctrl-C\n")

@@ -53,6 +53,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         PENTIMENTO_RATE_LIMIT_BATCH="0",
         PENTIMENTO_RATE_LIMIT_OTHER="0",
     )
-    running.start()
-    yield running
-    running.stop()
+    try:
+        running.start()
+        yield running
+    finally:
+        running.stop()

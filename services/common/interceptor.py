@@ -1,7 +1,7 @@
 """What surrounds every call that a service answers, in one place.
 
-In this order: the call gets its id and deadline; its request is checked against the rules in the contract; the handler
-runs; whatever it raises becomes a `google.rpc.Status`; the call is counted, timed and logged.
+In this order: the call gets its id and deadline; its request is read, and checked against the rules in the contract;
+the handler runs; whatever it raises becomes a `google.rpc.Status`; the call is counted, timed and logged.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import protovalidate
 import structlog
 from google.protobuf import any_pb2
 from google.protobuf.duration_pb2 import Duration
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
 from services.common.context import REQUEST_ID_KEY, begin_call
-from services.common.errors import ERROR_DOMAIN, Overloaded, PentimentoError, internal_message
+from services.common.errors import ERROR_DOMAIN, InvalidInput, Overloaded, PentimentoError, internal_message
 from services.common.telemetry import CALL_SECONDS, CALLS, IN_FLIGHT
 
 __all__ = ["CallInterceptor", "status_of"]
@@ -119,25 +119,22 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         if handler is None or method.startswith(QUIET_METHODS):
             return handler  # type: ignore[no-any-return]
         metadata: dict[str, Any] = dict(handler_call_details.invocation_metadata or ())
-        codecs = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
+        # Requests arrive as bytes and are read in here: gRPC would tell the caller of a Python class, and nobody else.
+        read = handler.request_deserializer
+        codecs = {"response_serializer": handler.response_serializer}
 
         async def unary(request: Any, context: Context) -> Any:
             async with self._call(method, metadata, context):
                 if not handler.request_streaming:
-                    await self._validate(request, context)
-                    return await handler.unary_unary(request, context)
-                return await handler.stream_unary(self._validated(request, context), context)
+                    return await handler.unary_unary(await self._validated(request, read, context), context)
+                return await handler.stream_unary(self._all_validated(request, read, context), context)
 
         async def stream(request: Any, context: Context) -> AsyncIterator[Any]:
             async with self._call(method, metadata, context):
                 if not handler.request_streaming:
-                    await self._validate(request, context)
-                    responses = handler.unary_stream(request, context)
+                    responses = handler.unary_stream(await self._validated(request, read, context), context)
                 else:
-                    responses = handler.stream_stream(self._validated(request, context), context)
+                    responses = handler.stream_stream(self._all_validated(request, read, context), context)
                 # A client that goes away is noticed between two responses too: the handler is to notice it then.
                 async with aclosing(responses):
                     async for response in responses:
@@ -151,15 +148,24 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             return grpc.unary_stream_rpc_method_handler(stream, **codecs)
         return grpc.unary_unary_rpc_method_handler(unary, **codecs)
 
-    async def _validate(self, request: Message, context: Context) -> None:
+    async def _validated(self, content: bytes, read: Callable[[bytes], Message], context: Context) -> Message:
+        try:
+            request = read(content)
+        except DecodeError as error:
+            raise InvalidInput(
+                "The request cannot be read: it is no message of this method, or a text in it is not UTF-8.",
+                reason="MALFORMED_REQUEST",
+            ) from error
         if violations := self._validator.collect_violations(request):
             request_id = structlog.contextvars.get_contextvars().get("request_id", "")
             await context.abort_with_status(rpc_status.to_status(_invalid_status(violations, request_id)))
+        return request
 
-    async def _validated(self, requests: AsyncIterator[Message], context: Context) -> AsyncIterator[Message]:
-        async for request in requests:
-            await self._validate(request, context)
-            yield request
+    async def _all_validated(
+        self, contents: AsyncIterator[bytes], read: Callable[[bytes], Message], context: Context
+    ) -> AsyncIterator[Message]:
+        async for content in contents:
+            yield await self._validated(content, read, context)
 
     @asynccontextmanager
     async def _call(self, method: str, metadata: dict[str, Any], context: Context) -> AsyncIterator[None]:

@@ -8,8 +8,6 @@ a worker that was believed dead) counts once.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import datetime as dt
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
@@ -27,6 +25,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from services.common.context import request_id
 from services.common.errors import InvalidInput, NotFound, Unavailable
 from services.orchestrator.job_queue import JobQueue
+from services.orchestrator.paging import time_place_of, token_of
 from services.orchestrator.storage import NOBODY_IN_PARTICULAR, kept_analysis
 from services.orchestrator.summary import summarize
 
@@ -446,7 +445,7 @@ class BatchStore:
         Raises:
             InvalidInput: the token is not one of ours.
         """
-        before_time, before_id = _read_token(token)
+        before_time, before_id = time_place_of(token)
         wanted = _NAMES.get(state, "")
         rows = await self._rows(
             f"{_BATCHES} WHERE (create_time, id) < (%s, %s) AND (%s = '' OR state = %s)"
@@ -455,7 +454,7 @@ class BatchStore:
         )
         more = len(rows) > page_size
         last = rows[page_size - 1] if more else None
-        next_token = _write_token(last["create_time"], last["id"]) if last else ""
+        next_token = token_of(last["create_time"], last["id"]) if last else ""
         return BatchPage([_batch(row) for row in rows[:page_size]], next_token)
 
     # ---- uploads ----
@@ -623,17 +622,3 @@ def no_such_batch(batch_id: object) -> NotFound:
 
 def _unavailable() -> Unavailable:
     return Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE")
-
-
-def _write_token(create_time: dt.datetime, identifier: uuid.UUID) -> str:
-    return base64.urlsafe_b64encode(f"{create_time.isoformat()} {identifier}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[dt.datetime, uuid.UUID]:
-    if not token:
-        return dt.datetime.max.replace(tzinfo=dt.UTC), uuid.UUID(int=2**128 - 1)
-    try:
-        create_time, _, identifier = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
-        return dt.datetime.fromisoformat(create_time), uuid.UUID(identifier)
-    except (ValueError, binascii.Error):
-        raise InvalidInput("The page token is not valid.", field="page_token") from None

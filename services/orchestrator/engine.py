@@ -33,7 +33,7 @@ log = structlog.get_logger()
 UNCALIBRATED: Final = "uncalibrated"
 """Version of the calibration where there is none: likelihood ratios are the detectors' own stated ones."""
 
-LASTING: Final = frozenset({"MODEL_NOT_INSTALLED", "BIOMETRICS_DISABLED", "NOT_ASKED"})
+LASTING: Final = frozenset({"MODEL_NOT_INSTALLED", "BIOMETRICS_DISABLED", "NOT_ASKED", "NOT_LOOKED_AT"})
 """Why something may be missing that will be missing tomorrow as well. An analysis that lacks something for another
 reason is not repeated to the next who sends the same file: for him it might be there."""
 
@@ -297,6 +297,8 @@ class AnalysisEngine:
         )
         if options.detectors:
             missing.append(NOT_ASKED)
+        if image.frame_count > 1:
+            missing.append(_other_frames(image.frame_count))
         fusions = self._calibration.fusions if self._calibration else {}
         unanswered_generated = _parts(missing, detection_pb2.QUESTION_GENERATED)
         unanswered_edited = _parts(missing, detection_pb2.QUESTION_EDITED)
@@ -459,6 +461,16 @@ def _scored(
         for finding in findings
         if finding.question == question and finding.HasField("likelihood_ratio")
     ]
+
+
+def _other_frames(count: int) -> detection_pb2.Missing:
+    """Of an animation the first frame is looked at; whatever the others show, that clears no picture."""
+    return detection_pb2.Missing(
+        part="other frames",
+        reason="NOT_LOOKED_AT",
+        message=f"The picture is an animation of {count:,} frames, and only the first was looked at.",
+        questions=[detection_pb2.QUESTION_GENERATED, detection_pb2.QUESTION_EDITED],
+    )
 
 
 def _parts(missing: Iterable[detection_pb2.Missing], question: detection_pb2.Question.ValueType) -> list[str]:

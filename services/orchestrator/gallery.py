@@ -10,9 +10,6 @@ what an exact search finds, and how fast.
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import contextlib
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -28,8 +25,9 @@ from pentimento.common.v1 import face_pb2
 from pentimento.orchestrator.v1 import gallery_service_pb2 as pb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from services.common.errors import Forbidden, InvalidInput, NotFound, Unavailable
-from services.orchestrator.storage import apply_migrations
+from services.common.errors import Forbidden, NotFound, Unavailable
+from services.orchestrator.database import migrating, open_pool
+from services.orchestrator.paging import place_of, token_of
 
 __all__ = ["EnrolledFace", "Gallery", "GalleryStore", "PeoplePage", "biometrics_disabled"]
 
@@ -38,7 +36,6 @@ CONNECTIONS: Final = 4
 ANSWER_SECONDS: Final = 10.0
 """Longest wait for the database."""
 READY_SECONDS: Final = 1.0
-RETRY_SECONDS: Final = 1.0
 
 SEARCH_OPTIONS: Final = "-c hnsw.ef_search=100 -c hnsw.iterative_scan=strict_order"
 """Candidates that a search keeps; and it goes on where the first ones were seen by another version of the network."""
@@ -79,36 +76,10 @@ class GalleryStore:
     @asynccontextmanager
     async def connect(cls, url: str) -> AsyncIterator[Self]:
         """A store for the body of the `async with`; the database need not be up yet."""
-        pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-            url,
-            min_size=1,
-            max_size=CONNECTIONS,
-            open=False,
-            timeout=READY_SECONDS,
-            reconnect_timeout=3600.0,
-            check=AsyncConnectionPool.check_connection,
-            kwargs={"connect_timeout": 2, "autocommit": True, "options": SEARCH_OPTIONS},
-        )
-        await pool.open(wait=False)
-        store = cls(pool)
-        migrating = asyncio.create_task(store._migrate(url))
-        try:
-            yield store
-        finally:
-            migrating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await migrating
-            await pool.close()
-
-    async def _migrate(self, url: str) -> None:
-        while not self._migrated.is_set():
-            try:
-                await asyncio.to_thread(apply_migrations, url, MIGRATIONS)
-            except Exception as error:
-                log.warning("gallery_not_ready", error=type(error).__name__)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                self._migrated.set()
+        async with open_pool(url, connections=CONNECTIONS, wait_seconds=READY_SECONDS, options=SEARCH_OPTIONS) as pool:
+            store = cls(pool)
+            async with migrating(url, MIGRATIONS, store._migrated):
+                yield store
 
     async def create(self, person: pb.Person, faces: Sequence[EnrolledFace]) -> pb.Person:
         """Enrols a person; returns it with its name, count and time.
@@ -145,7 +116,7 @@ class GalleryStore:
             InvalidInput: the token is not one of ours.
             Unavailable: the database is away.
         """
-        after_name, after_id = _read_token(token)
+        after_name, after_id = place_of(token) or ("", uuid.UUID(int=0))
         async with self._connection() as connection:
             cursor = await connection.execute(
                 "SELECT id, display_name, consent, source,"
@@ -156,7 +127,7 @@ class GalleryStore:
             rows = await cursor.fetchall()
         people = [_person(row) for row in rows[:page_size]]
         more = len(rows) > page_size
-        return PeoplePage(people, _write_token(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
+        return PeoplePage(people, token_of(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
 
     async def delete(self, name: str) -> None:
         """Deletes the person of this name (people/{id}) and all embeddings.
@@ -298,17 +269,3 @@ def _text(value: str) -> str:
 def _vector(embedding: face_pb2.Embedding) -> str:
     """As pgvector reads it."""
     return "[" + ",".join(f"{value:.8g}" for value in embedding.values) + "]"
-
-
-def _write_token(display_name: str, identifier: uuid.UUID) -> str:
-    return base64.urlsafe_b64encode(f"{identifier} {display_name}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[str, uuid.UUID]:
-    if not token:
-        return "", uuid.UUID(int=0)
-    try:
-        identifier, _, display_name = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
-        return display_name, uuid.UUID(identifier)
-    except (ValueError, binascii.Error):
-        raise InvalidInput("The page token is not valid.", field="page_token") from None

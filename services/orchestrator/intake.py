@@ -513,7 +513,9 @@ def _sources_of(part: _Part, *, max_bytes: int) -> list[Source]:
 def _from_json(data: bytes, *, max_bytes: int) -> list[Source]:
     try:
         request = json.loads(data)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise _malformed("its JSON is nested too deeply") from error
+    except ValueError as error:
         raise _malformed("it is not well-formed JSON") from error
     if not isinstance(request, dict):
         raise _invalid("The request's JSON must be an object.", "")

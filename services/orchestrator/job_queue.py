@@ -6,48 +6,16 @@ them out, have in common.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import procrastinate
-from psycopg_pool import AsyncConnectionPool
 
-__all__ = ["ANALYZE_JOB", "ANNOUNCE_JOB", "IMAGE_QUEUE", "WEBHOOK_QUEUE", "JobQueue", "database_pool"]
+__all__ = ["ANALYZE_JOB", "ANNOUNCE_JOB", "IMAGE_QUEUE", "WEBHOOK_QUEUE", "JobQueue"]
 
 IMAGE_QUEUE: Final = "images"
 ANALYZE_JOB: Final = "analyze_image"
 WEBHOOK_QUEUE: Final = "webhooks"
 ANNOUNCE_JOB: Final = "announce_batch"
-
-CONNECTION_SECONDS: Final = 3.0
-"""Longest wait for a connection, while the database is away or all are in use."""
-
-
-@asynccontextmanager
-async def database_pool(url: str, *, connections: int) -> AsyncIterator[AsyncConnectionPool[Any]]:
-    """Connections to the database, which need not be up yet, for the body of the `async with`."""
-    pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-        url,
-        min_size=1,
-        max_size=connections,
-        open=False,
-        timeout=CONNECTION_SECONDS,
-        reconnect_timeout=3600.0,
-        check=AsyncConnectionPool.check_connection,
-        kwargs={
-            "connect_timeout": 2,
-            # A database that went without a word (a machine that is off) is noticed.
-            "keepalives_idle": 5,
-            "keepalives_interval": 2,
-            "keepalives_count": 3,
-        },
-    )
-    await pool.open(wait=False)
-    try:
-        yield pool
-    finally:
-        await pool.close()
 
 
 class JobQueue:

@@ -1,16 +1,12 @@
-"""All state of the orchestrator: analyses in PostgreSQL.
+"""Analyses in PostgreSQL.
 
-The database may be away when the orchestrator starts, and at any time later. Analyses are answered without it; only
-what needs it (get, list, delete) fails, with `Unavailable`. Migrations run as soon as the database can be reached,
-under a lock, so several replicas may start at once.
+While the database is away, analyses are answered without it; only what needs it (get, list, delete) fails, with
+`Unavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
-import contextlib
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Sequence
@@ -21,18 +17,18 @@ from typing import Any, Final, LiteralString, Self
 
 import psycopg
 import structlog
-import yoyo
 from pentimento.orchestrator.v1 import analysis_pb2
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from services.common.context import request_id
-from services.common.errors import InvalidInput, NotFound, Unavailable
+from services.common.errors import NotFound, Unavailable
 from services.common.images import ImageInfo
 from services.common.version import VERSION
-from services.orchestrator.queue_schema import bring_queue_up_to_date
+from services.orchestrator.database import migrating, open_pool
+from services.orchestrator.paging import time_place_of, token_of
 
-__all__ = ["NOBODY_IN_PARTICULAR", "AnalysisFilter", "AnalysisStore", "Page", "apply_migrations", "kept_analysis"]
+__all__ = ["NOBODY_IN_PARTICULAR", "AnalysisFilter", "AnalysisStore", "Page", "kept_analysis"]
 
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 CONNECTION_SECONDS: Final = 1.0
@@ -47,10 +43,7 @@ FIND_SECONDS: Final = 0.5
 ANSWER_SECONDS: Final = 10.0
 """Longest wait for what only the database knows."""
 
-RETRY_SECONDS: Final = 1.0
-
-MIGRATION_LOCK: Final = 0x70656E74696D
-"""Number of the advisory lock under which migrations run: any that no other program uses in this database."""
+CONNECTIONS: Final = 8
 
 NOBODY_IN_PARTICULAR: Final = "anonymous"
 """Who asked, in the audit, as long as callers do not identify themselves."""
@@ -115,37 +108,10 @@ class AnalysisStore:
         if not url:
             yield cls(None)
             return
-        pool = AsyncConnectionPool(
-            url,
-            min_size=1,
-            max_size=8,
-            open=False,
-            timeout=CONNECTION_SECONDS,
-            reconnect_timeout=3600.0,
-            check=AsyncConnectionPool.check_connection,
-            kwargs={"connect_timeout": 2, "autocommit": True},
-        )
-        await pool.open(wait=False)
-        store = cls(pool, biometrics=biometrics)
-        migrating = asyncio.create_task(store._migrate(url))
-        try:
-            yield store
-        finally:
-            migrating.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await migrating
-            await pool.close()
-
-    async def _migrate(self, url: str) -> None:
-        while not self._migrated.is_set():
-            try:
-                applied = await asyncio.to_thread(apply_migrations, url, MIGRATIONS, queue=True)
-            except Exception as error:
-                log.warning("database_not_ready", error=type(error).__name__)
-                await asyncio.sleep(RETRY_SECONDS)
-            else:
-                log.info("database_ready", migrations_applied=applied)
-                self._migrated.set()
+        async with open_pool(url, connections=CONNECTIONS, wait_seconds=CONNECTION_SECONDS) as pool:
+            store = cls(pool, biometrics=biometrics)
+            async with migrating(url, MIGRATIONS, store._migrated, queue=True):
+                yield store
 
     async def _execute(self, query: LiteralString, parameters: Sequence[Any] = (), *, seconds: float) -> _Answer:
         """Runs one statement; raises `Unavailable` if that takes longer than `seconds` or fails."""
@@ -288,7 +254,7 @@ class AnalysisStore:
             InvalidInput: the token is not one of ours.
             Unavailable: the database is away.
         """
-        before_time, before_id = _read_token(token)
+        before_time, before_id = time_place_of(token)
         answer = await self._execute(
             "SELECT id, create_time, analysis FROM analyses"
             " WHERE (create_time, id) < (%s, %s) AND (%s = '' OR sha256 = %s)"
@@ -314,7 +280,7 @@ class AnalysisStore:
         rows = answer.rows
         analyses = [kept_analysis(row[2], biometrics=self._biometrics) for row in rows[:page_size]]
         more = len(rows) > page_size
-        return Page(analyses, _write_token(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
+        return Page(analyses, token_of(rows[page_size - 1][1], rows[page_size - 1][0]) if more else "")
 
     async def delete(self, name: str) -> None:
         """Deletes the analysis of this name (analyses/{id}).
@@ -337,34 +303,6 @@ class AnalysisStore:
 def _unavailable(why: str) -> Unavailable:
     log.warning("database_unavailable", error=why)
     return Unavailable("The database is not available at the moment.", reason="DATABASE_UNAVAILABLE")
-
-
-def apply_migrations(url: str, folder: Path, *, queue: bool = False) -> int:
-    """Brings a schema up to date; returns how many migrations that took. Takes its time: for a thread.
-
-    Args:
-        url: of the database.
-        folder: the migrations.
-        queue: whether to bring the queue of jobs up to date as well.
-
-    Raises:
-        RuntimeError: another process is migrating the database at the moment.
-    """
-    scheme, _, rest = url.partition("://")
-    if scheme not in {"postgres", "postgresql"}:
-        raise ValueError("DATABASE_URL must start with postgresql://")
-    backend = yoyo.get_backend(f"postgresql+psycopg://{rest}")
-    try:
-        migrations = yoyo.read_migrations(str(folder))
-        # yoyo's own lock is a row, which a process that is killed in the midst of a migration leaves behind for ever;
-        # this one ends with the connection.
-        if not backend.execute(f"SELECT pg_try_advisory_lock({MIGRATION_LOCK})").fetchone()[0]:
-            raise RuntimeError("another process is migrating the database")
-        missing = backend.to_apply(migrations)
-        backend.apply_migrations(missing)
-        return len(missing) + (bring_queue_up_to_date(url) if queue else 0)
-    finally:
-        backend.connection.close()
 
 
 def kept_analysis(content: bytes, *, biometrics: bool) -> analysis_pb2.Analysis:
@@ -404,17 +342,3 @@ def _versions(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
         "policy": analysis.policy_version,
         "calibration": analysis.calibration_version,
     }
-
-
-def _write_token(create_time: dt.datetime, identifier: uuid.UUID) -> str:
-    return base64.urlsafe_b64encode(f"{create_time.isoformat()} {identifier}".encode()).decode()
-
-
-def _read_token(token: str) -> tuple[dt.datetime, uuid.UUID]:
-    if not token:
-        return dt.datetime.max.replace(tzinfo=dt.UTC), uuid.UUID(int=2**128 - 1)
-    try:
-        create_time, _, identifier = base64.urlsafe_b64decode(token.encode()).decode().partition(" ")
-        return dt.datetime.fromisoformat(create_time), uuid.UUID(identifier)
-    except (ValueError, binascii.Error):
-        raise InvalidInput("The page token is not valid.", field="page_token") from None

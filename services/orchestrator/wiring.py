@@ -15,19 +15,22 @@ from services.common.limiter import AdmissionLimiter, WorkLimiter
 from services.orchestrator.analyzers import Analyzers
 from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batches import Batches
+from services.orchestrator.database import open_pool
 from services.orchestrator.engine import AnalysisEngine
 from services.orchestrator.fetching import UrlFetcher
 from services.orchestrator.gallery import Gallery, GalleryStore
 from services.orchestrator.intake import Intake
-from services.orchestrator.job_queue import JobQueue, database_pool
+from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.objects import open_objects
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
 from services.orchestrator.webhooks import Webhooks
 
-__all__ = ["Core", "open_batches", "open_core", "open_gallery", "open_webhooks"]
+__all__ = ["BATCH_CONNECTION_SECONDS", "Core", "open_batches", "open_core", "open_gallery", "open_webhooks"]
 
 BATCH_CONNECTIONS: Final = 8
+BATCH_CONNECTION_SECONDS: Final = 3.0
+"""Longest wait for one of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +97,9 @@ async def open_batches(settings: OrchestratorSettings, core: Core) -> AsyncItera
     async with AsyncExitStack() as stack:
         pool = None
         if settings.database_url:
-            pool = await stack.enter_async_context(database_pool(settings.database_url, connections=BATCH_CONNECTIONS))
+            pool = await stack.enter_async_context(
+                open_pool(settings.database_url, connections=BATCH_CONNECTIONS, wait_seconds=BATCH_CONNECTION_SECONDS)
+            )
         store = BatchStore(
             pool, JobQueue(), batch_seconds=settings.batch_timeout_seconds, biometrics=settings.biometrics
         )

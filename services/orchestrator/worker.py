@@ -18,10 +18,11 @@ from services.common.version import VERSION
 from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batch_work import ImageWork, KeptLater
 from services.orchestrator.batch_worker import BatchWorker
-from services.orchestrator.job_queue import JobQueue, database_pool
+from services.orchestrator.database import open_pool
+from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.objects import open_objects
 from services.orchestrator.settings import OrchestratorSettings
-from services.orchestrator.wiring import open_core, open_webhooks
+from services.orchestrator.wiring import BATCH_CONNECTION_SECONDS, open_core, open_webhooks
 
 __all__ = ["NAME", "main", "wire"]
 
@@ -38,7 +39,11 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
         analyses = await stack.enter_async_context(KeptLater.connect(settings.database_url))
         core = await stack.enter_async_context(open_core(settings, analyses))
         pool = await stack.enter_async_context(
-            database_pool(settings.database_url, connections=settings.worker_concurrency + SPARE_CONNECTIONS)
+            open_pool(
+                settings.database_url,
+                connections=settings.worker_concurrency + SPARE_CONNECTIONS,
+                wait_seconds=BATCH_CONNECTION_SECONDS,
+            )
         )
         objects = open_objects(settings.object_store, home=settings.home)
         store = BatchStore(pool, JobQueue(), batch_seconds=settings.batch_timeout_seconds)

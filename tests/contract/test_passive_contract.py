@@ -130,6 +130,20 @@ async def test_a_rule_of_the_contract_is_a_bad_request():
     assert details["RequestInfo"].request_id
 
 
+@pytest.mark.parametrize(("kind", "method"), [("unary_unary", "Analyze"), ("unary_stream", "AnalyzeStream")])
+async def test_what_is_no_message_is_refused_without_internal_text(kind, method):
+    no_utf8 = b"\x12\x02\xff\xfe"  # field 2, `detectors`
+    async with serving() as channel:
+        asking = getattr(channel, kind)(f"/{pb.DESCRIPTOR.services_by_name['PassiveService'].full_name}/{method}")(
+            no_utf8
+        )
+        error, details = await refusal(asking if kind == "unary_unary" else anext(aiter(asking)))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert details["ErrorInfo"].reason == "MALFORMED_REQUEST"
+    assert details["RequestInfo"].request_id
+    assert "google" not in error.details()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [(b"hello", "UNSUPPORTED_FORMAT"), (PHOTOGRAPH[: len(PHOTOGRAPH) // 2], "DAMAGED_IMAGE")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import json
 import os
 import time
@@ -11,6 +12,7 @@ import time
 import httpx
 import psycopg
 import pytest
+from PIL import Image
 
 from local.postgres import database_url
 from local.settings import LocalSettings
@@ -180,6 +182,19 @@ def test_our_networks_for_edited_places_are_asked_by_name_only(mesh, photograph)
     assert said == dict.fromkeys(("segment", "classify"), "APPLICABILITY_APPLIED")
 
 
+def test_an_animation_is_not_cleared_by_its_first_frame(mesh, photograph):
+    frames = [Image.open(io.BytesIO(photograph)), Image.new("RGB", (600, 400))]
+    buffer = io.BytesIO()
+    frames[0].save(buffer, "WEBP", quality=92, save_all=True, append_images=frames[1:], duration=100)
+    analysis = analysis_of(mesh, buffer.getvalue(), "animation.webp", recompute=True)
+    assert analysis["image"]["frame_count"] == 2
+    (gap,) = [gap for gap in analysis["missing"] if gap["reason"] == "NOT_LOOKED_AT"]
+    assert gap["message"] == "The picture is an animation of 2 frames, and only the first was looked at."
+    assert not analysis["generated"]["coverage_complete"]
+    assert not analysis["edited"]["coverage_complete"]
+    assert analysis["decision"] != "DECISION_MOSTLY_AUTHENTIC"
+
+
 # ---- lists and the audit ----
 
 
@@ -326,7 +341,7 @@ def test_every_example_of_the_documentation_works(mesh):
         assert httpx.get(f"{mesh.url}{path}").status_code == 200, path
 
 
-@pytest.mark.parametrize("path", ["/docs", "/docs/", "/api/v1/docs", "/api/v1/docs/"])
+@pytest.mark.parametrize("path", ["/", "/docs", "/docs/", "/api/v1/docs", "/api/v1/docs/"])
 def test_the_documentation_is_there(mesh, path):
     answer = httpx.get(f"{mesh.url}{path}")
     assert answer.status_code == 200

@@ -284,6 +284,16 @@ def test_unknown_paths_and_methods_answer_in_the_documented_shape(mesh):
         assert set(body) >= {"success", "message", "error", "timestamp"}
 
 
+@pytest.mark.parametrize("path", ["/batch/%FF/progress", "/report/csv/%FF", "/docs/%FF", "/v1/analyses?page_token=%FF"])
+def test_a_path_or_query_that_is_no_text_is_a_bad_request(mesh, path):
+    answer = httpx.get(f"{mesh.url}{path}")
+    assert answer.status_code == 400, answer.text
+    body = answer.json()
+    assert (body["success"], body["message"]) == (False, "Validation error")
+    assert "UTF-8" in body["error"]
+    assert "google" not in body["error"]
+
+
 def test_two_hundred_uploads_at_once_are_answered_or_refused(mesh):
     # Noise costs the detectors the most.
     rng = np.random.default_rng(1)

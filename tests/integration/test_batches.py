@@ -18,8 +18,9 @@ from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batch_work import MAX_ATTEMPTS, Again, ImageWork, KeptLater
 from services.orchestrator.batch_worker import BatchWorker
 from services.orchestrator.batches import INTERRUPTED, Batches, out_of_time
+from services.orchestrator.database import open_pool
 from services.orchestrator.intake import Link, Upload
-from services.orchestrator.job_queue import JobQueue, database_pool
+from services.orchestrator.job_queue import JobQueue
 from services.orchestrator.objects import FolderObjects
 from services.orchestrator.queue_schema import bring_queue_up_to_date
 from services.orchestrator.retention import delete_expired_uploads, sweep_orphans
@@ -150,7 +151,7 @@ class Bench:
 async def bench(url, tmp_path):
     async with AsyncExitStack() as stack:
         analyses = await stack.enter_async_context(KeptLater.connect(url))
-        pool = await stack.enter_async_context(database_pool(url, connections=12))
+        pool = await stack.enter_async_context(open_pool(url, connections=12, wait_seconds=3))
         await asyncio.wait_for(analyses._migrated.wait(), 30)
         yield Bench(url, pool, analyses, tmp_path / "objects")
 

@@ -466,7 +466,7 @@ def test_timeout(client: httpx.Client) -> None:
 # ---- Envoy's own errors ----
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/v1/nothing", "/v1/images:nothing", '/<b>"x"', "/analyze/image/x"])
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/v1/images:nothing", '/<b>"x"', "/analyze/image/x"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_unknown_path(client: httpx.Client, method: str, path: str) -> None:
     assert_documented(client.request(method, path, headers={"origin": "https://a.example"}), 404)
@@ -481,6 +481,7 @@ def test_unknown_path(client: httpx.Client, method: str, path: str) -> None:
         ("POST", f"/v1/{NAME}", "DELETE, GET, OPTIONS"),
         ("GET", f"{BATCH}:cancel", "POST, OPTIONS"),
         ("OPTIONS", "/health", "GET, OPTIONS"),
+        ("POST", "/", "GET, OPTIONS"),
     ],
 )
 def test_wrong_method(client: httpx.Client, method: str, path: str, allow: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_networks import message
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
@@ -34,42 +35,22 @@ dynamic_batching { preferred_batch_size: [ 8 ] max_queue_delay_microseconds: 300
 """
 
 
-def _message(*fields: tuple[int, bytes | str | int]) -> bytes:
-    """Protobuf's wire format: enough of it to write an ONNX graph without the onnx package."""
-
-    def varint(value: int) -> bytes:
-        out = bytearray()
-        while value > 0x7F:
-            out.append(value & 0x7F | 0x80)
-            value >>= 7
-        return bytes([*out, value])
-
-    parts = []
-    for number, value in fields:
-        if isinstance(value, int):
-            parts.append(varint(number << 3) + varint(value))
-        else:
-            content = value.encode() if isinstance(value, str) else value
-            parts.append(varint(number << 3 | 2) + varint(len(content)) + content)
-    return b"".join(parts)
-
-
 def lookup_graph() -> bytes:
     """`value = [10, 11, 12, 13][index]`: it fails for an index that is out of range, so for single requests."""
 
     def tensor(name: str, element_type: int) -> bytes:
-        shape = _message((1, _message((2, "N"))), (1, _message((2, "K"))))
-        return _message((1, name), (2, _message((1, _message((1, element_type), (2, shape))))))
+        shape = message((1, message((2, "N"))), (1, message((2, "K"))))
+        return message((1, name), (2, message((1, message((1, element_type), (2, shape))))))
 
     table = np.arange(10, 14, dtype=np.float32)
-    graph = _message(
-        (1, _message((1, "table"), (1, "index"), (2, "value"), (4, "Gather"))),
+    graph = message(
+        (1, message((1, "table"), (1, "index"), (2, "value"), (4, "Gather"))),
         (2, "lookup"),
-        (5, _message((1, table.size), (2, 1), (8, "table"), (9, table.tobytes()))),
+        (5, message((1, table.size), (2, 1), (8, "table"), (9, table.tobytes()))),
         (11, tensor("index", 7)),
         (12, tensor("value", 1)),
     )
-    return _message((1, 8), (7, graph), (8, _message((1, ""), (2, 13))))
+    return message((1, 8), (7, graph), (8, message((1, ""), (2, 13))))
 
 
 def free_ports(count: int) -> list[int]:

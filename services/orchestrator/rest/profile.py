@@ -14,8 +14,10 @@ from pentimento.orchestrator.v1 import documented_services_pb2_grpc as pb_grpc
 
 from services.common.errors import (
     DamagedImage,
+    DeadlineExceeded,
     Forbidden,
     ModelUnavailable,
+    Overloaded,
     PentimentoError,
     RejectedUrl,
     UnsupportedFormat,
@@ -160,11 +162,16 @@ def _corners(box: Any) -> list[int]:
 
 
 def _missing_estimate(answer: faces_service_pb2.AnalyzeResponse, face: face_pb2.Face) -> PentimentoError:
-    """Why a face has no age or no gender: the deployment forbids it, or the model that could not be asked."""
+    """Why a face has no age or no gender: the deployment forbids it, or the model did not answer."""
     wanted = "gender" if face.HasField("age") else "age"
     for missing in answer.report.missing:
-        if missing.part == wanted and missing.reason == _BIOMETRICS_DISABLED:
+        if missing.part != wanted:
+            continue
+        if missing.reason == _BIOMETRICS_DISABLED:
             return Forbidden(missing.message, reason=missing.reason)
-        if missing.part == wanted:
-            return ModelUnavailable(wanted, missing.message, installed=missing.reason != "MODEL_NOT_INSTALLED")
+        if missing.reason == Overloaded.default_reason:
+            return Overloaded(missing.message)
+        if missing.reason == DeadlineExceeded.default_reason:
+            return DeadlineExceeded(missing.message)
+        return ModelUnavailable(wanted, missing.message, installed=missing.reason != "MODEL_NOT_INSTALLED")
     return ModelUnavailable(wanted)

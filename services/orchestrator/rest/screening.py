@@ -70,6 +70,7 @@ _STATUSES: Final = {
     batch_pb.BATCH_STATE_INTERRUPTED: "interrupted",
 }
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{0,128}")
+_EDITS: Final = frozenset({analysis_pb2.EDIT_DECISION_EDITED, analysis_pb2.EDIT_DECISION_POSSIBLY_EDITED})
 _TECHNIQUES: Final = {
     detection_pb2.TECHNIQUE_COPY_MOVE: "copy_move",
     detection_pb2.TECHNIQUE_SPLICING: "splicing",
@@ -425,7 +426,7 @@ def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
         "filename": analysis.filename,
         "status": "REVIEW_REQUIRED" if score >= REVIEW_FROM else "LIKELY_AUTHENTIC",
         "final_decision": _decision(analysis.decision),
-        "decision_explanation": analysis.decision_explanation or None,
+        "decision_explanation": _explanation(analysis),
         "overall_score": rounded(score),
         "confidence": confidence_in(analysis.decision, score),
         "evidence": [_evidence(piece, time) for piece in analysis.evidence],
@@ -457,6 +458,18 @@ def analysis_result(analysis: analysis_pb2.Analysis) -> dict[str, Any]:
         "policy_version": analysis.policy_version,
         "calibration_version": analysis.calibration_version,
     }
+
+
+def _explanation(analysis: analysis_pb2.Analysis) -> str | None:
+    """Why the decision is what it is; of an edited picture also that the decision is on another question.
+
+    A client that knows document 002 alone shows this text and not `manipulation`: MOSTLY_AUTHENTIC by itself would tell
+    its reader that the picture is in order.
+    """
+    if analysis.edit_decision not in _EDITS:
+        return analysis.decision_explanation or None
+    other = f"That is whether it was generated. Whether it was edited: {_edit_decision(analysis.edit_decision)}."
+    return f"{analysis.decision_explanation} {other}".strip()
 
 
 def _accusers(analysis: analysis_pb2.Analysis) -> frozenset[str]:

@@ -222,6 +222,11 @@ def test_hostile_bodies(content_type: str, data: bytes, reason: str) -> None:
     assert time.perf_counter() - started < 20  # minutes, where something is quadratic
 
 
+def test_json_that_is_too_deep_is_called_so() -> None:
+    with pytest.raises(InvalidInput, match="nested too deeply"):
+        read(JSON, b'{"url": ' * 50_000 + b"1" + b"}" * 50_000)
+
+
 def test_one_picture_where_one_is_taken() -> None:
     body = form(part('name="file"; filename="a"'), part('name="file"; filename="b"'))
     with pytest.raises(InvalidInput, match="holds 2 pictures; at most 1 picture") as refused:

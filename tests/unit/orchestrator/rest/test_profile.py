@@ -100,6 +100,21 @@ async def test_gender_names_the_model_that_is_missing(mesh: Mesh, jpeg: bytes) -
     assert (answer.status, answer.json["error"]) == (503, "Model age is not installed.")
 
 
+@pytest.mark.parametrize(
+    ("reason", "status", "message"),
+    [("OVERLOADED", 429, "Too many requests"), ("DEADLINE_EXCEEDED", 504, "Processing timeout")],
+)
+async def test_a_model_that_is_busy_or_slow_is_not_called_away(
+    mesh: Mesh, jpeg: bytes, reason: str, status: int, message: str
+) -> None:
+    missing = detection_pb2.Missing(part="age", reason=reason, message="Try again in a moment.")
+    mesh.faces.answers["analyze"] = faces.AnalyzeResponse(
+        faces=[face(0.9)], report=report_pb2.AnalyzerReport(missing=[missing])
+    )
+    answer = await mesh.ask("ProfileService.EstimateGender", form(("file", "me.jpg", jpeg)))
+    assert (answer.status, answer.json["message"], answer.json["error"]) == (status, message, "Try again in a moment.")
+
+
 async def test_biometrics_are_forbidden(mesh: Mesh, jpeg: bytes) -> None:
     words = "This deployment gives no biometric answers."
     missing = detection_pb2.Missing(part="age", reason="BIOMETRICS_DISABLED", message=words)

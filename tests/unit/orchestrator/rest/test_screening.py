@@ -186,6 +186,21 @@ async def test_pentimentos_own_keys_stand_beside(mesh: Mesh, jpeg: bytes) -> Non
     assert (data["verdict"]["prior"], data["verdict"]["grade"]) == (0.1, "weak")
 
 
+@pytest.mark.parametrize("decision", ["EDITED", "POSSIBLY_EDITED", "NO_EDIT_FOUND"])
+async def test_a_picture_that_is_cleared_of_one_question_says_that_the_other_is_not(
+    mesh: Mesh, jpeg: bytes, decision: str
+) -> None:
+    mesh.engine.answers["analyze"] = analysis(
+        decision=analysis_pb2.DECISION_MOSTLY_AUTHENTIC,
+        decision_explanation="Nothing speaks against the picture.",
+        edit_decision=analysis_pb2.EditDecision.Value(f"EDIT_DECISION_{decision}"),
+    )
+    answer = await mesh.ask("ScreeningService.AnalyzeImage", form(("file", "example.jpg", jpeg)))
+    explanation = answer.json["data"]["decision_explanation"]
+    assert explanation.startswith("Nothing speaks against the picture.")
+    assert explanation.endswith(f"Whether it was edited: {decision}.") is (decision != "NO_EDIT_FOUND")
+
+
 async def test_faces_are_unknown_while_the_faces_service_is_away() -> None:
     missing = [detection_pb2.Missing(part="faces", reason="UNAVAILABLE")]
     assert analysis_result(analysis_pb2.Analysis(missing=missing))["faces"] is None
