@@ -213,7 +213,7 @@ async def test_detectors_tell_the_version_that_their_findings_have(installed, no
         assert {item.name: item.version for item in listed} == {
             "classify": version,
             "segment": version,
-            "generated": "1",
+            "generated": "2",
         }
 
 

@@ -21,8 +21,8 @@ import asyncio
 import math
 from typing import Final
 
+import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from services.common.detection import Applicability, Finding, Question, Technique
 from services.common.images import Picture
@@ -35,6 +35,8 @@ __all__ = ["ACCUSING_SCORE", "detect_generated", "log10_likelihood_ratio"]
 
 MIN_SIDE: Final = 128
 """Shortest side in pixels: smaller pictures are enlarged too much for the encoder to see how they were made."""
+MIN_CONTRAST: Final = 4.0
+"""Least standard deviation of what the encoder sees, in grey levels: of a plain area nobody can tell who made it."""
 MAX_LOG10: Final = 2.0
 MIN_LOG10: Final = -1.0
 """Bounds of the likelihood ratio. Calibrated on a few hundred photographs and half as many generated pictures of
@@ -48,7 +50,7 @@ DOUBTFUL_SCORE: Final = 0.5
 
 @registry.detector(
     name="generated",
-    version="1",
+    version="2",
     title="Generated or photographed (CLIP)",
     question=Question.GENERATED,
     techniques=(Technique.GENERATED,),
@@ -56,6 +58,7 @@ DOUBTFUL_SCORE: Final = 0.5
     models=(GENERATED.name,),
     parameters={
         "min_side": MIN_SIDE,
+        "min_contrast": MIN_CONTRAST,
         "max_log10": MAX_LOG10,
         "min_log10": MIN_LOG10,
         "decision_score": ACCUSING_SCORE,
@@ -69,7 +72,11 @@ async def detect_generated(picture: Picture, networks: Networks) -> Finding:
     height, width = picture.rgb.shape[:2]
     if min(height, width) < MIN_SIDE:
         return Finding.not_applicable(f"The shorter side has {min(height, width)} pixels; {MIN_SIDE} are needed.")
-    pixels = await asyncio.to_thread(_prepare, picture.rgb)
+    view = await asyncio.to_thread(whole_view, picture.rgb)
+    contrast = float(cv2.cvtColor(view, cv2.COLOR_RGB2GRAY).std())
+    if contrast < MIN_CONTRAST:
+        return Finding.not_applicable("The picture is nearly plain: there is too little in it to tell who made it by.")
+    pixels = input_tensor(view)
     answer = await networks.infer(GENERATED.name, {"pixel_values": pixels}, ["score"])
     score = min(1.0, max(0.0, float(np.asarray(answer["score"]).reshape(-1)[0])))
     return Finding(
@@ -90,10 +97,6 @@ def log10_likelihood_ratio(score: float) -> float:
     if score >= 1.0:
         return MAX_LOG10
     return min(MAX_LOG10, max(MIN_LOG10, math.log10(score / (1.0 - score))))
-
-
-def _prepare(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return input_tensor(whole_view(rgb))
 
 
 def _in_words(score: float) -> str:

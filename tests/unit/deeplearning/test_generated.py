@@ -43,7 +43,7 @@ class Scored:
 
 def look(score: float, rgb: NDArray[np.uint8] | None = None) -> tuple[Finding, Scored]:
     triton = Scored(score)
-    pixels = np.zeros((300, 400, 3), np.uint8) if rgb is None else rgb
+    pixels = np.random.default_rng(2).integers(0, 256, (300, 400, 3), dtype=np.uint8) if rgb is None else rgb
     picture = Picture.from_array(pixels)
     return asyncio.run(detect_generated(picture, cast("TritonClient", triton))), triton
 
@@ -70,6 +70,16 @@ def test_the_tensor_is_standardised_and_channels_come_first():
     assert tensor.dtype == np.float32
     expected = [(1.0 - 0.48145466) / 0.26862954, -0.4578275 / 0.26130258, (128 / 255 - 0.40821073) / 0.27577711]
     assert tensor[0].mean(axis=(1, 2)) == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (10, 200, 90)])
+def test_of_a_plain_picture_nothing_is_said(colour: tuple[int, int, int]):
+    rgb = np.full((300, 400, 3), colour, np.uint8)
+    rgb[::2, ::2] = np.maximum(rgb[::2, ::2], 4) - 4
+    finding, asked = look(0.01, rgb)
+    assert finding.applicability is Applicability.NOT_APPLICABLE
+    assert "plain" in finding.explanation
+    assert not asked.shown
 
 
 def test_a_high_score_accuses_and_says_how_often_photographs_have_it():
