@@ -15,7 +15,6 @@ from evaluation.subjects import LIMITS, Measurement, Subject
 from services.common.detection import Applicability, Question, Technique
 from services.common.images import decode_image
 from services.passive.detectors import registry
-from services.passive.detectors._copy_move.field import DENSE_PIXELS
 from services.passive.detectors.copy_move import DECISION_SCORE, MIN_SIDE, CopyMoveResult, find_copy_moves
 
 __all__ = ["AblationBackend"]
@@ -23,13 +22,17 @@ __all__ = ["AblationBackend"]
 Finder = Callable[[np.ndarray], CopyMoveResult]
 
 VARIANTS: Final[dict[str, tuple[str, Finder]]] = {
-    "copy_move_both": (
-        "Copy-move, keypoints (mirrored ones too) and dense field",
-        lambda rgb: find_copy_moves(rgb, dense_pixels=DENSE_PIXELS, mirrored=True),
+    "copy_move_keypoints": (
+        "Copy-move, keypoints alone, mirrored ones not",
+        lambda rgb: find_copy_moves(rgb, dense_pixels=0, mirrored=False),
+    ),
+    "copy_move_mirrored": (
+        "Copy-move, keypoints alone, mirrored ones too",
+        lambda rgb: find_copy_moves(rgb, dense_pixels=0),
     ),
     "copy_move_dense": (
         "Copy-move, dense field alone",
-        lambda rgb: find_copy_moves(rgb, dense_pixels=DENSE_PIXELS, by_keypoints=False),
+        lambda rgb: find_copy_moves(rgb, by_keypoints=False),
     ),
     "copy_move_any": ("Copy-move, without the test for honest repetition", find_copy_moves),
 }

@@ -53,7 +53,7 @@ def test_a_detector_that_accuses_everything_fails(small):
     (result,) = run_gate([Fake(lambda _: 1.0)])
     assert len(result.accused) == 6
     assert len(result.failures) == 1
-    assert result.failures[0].startswith("accuses 6 honest pictures (at most 3): ")
+    assert result.failures[0].startswith("accuses 6 honest pictures (at most 1): ")
 
 
 @pytest.mark.parametrize("score", [0.0, None])

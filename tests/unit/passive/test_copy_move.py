@@ -15,7 +15,6 @@ from skimage import data
 from services.common.detection import Applicability, Finding, Question, RegionRole, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._copy_move.field import DENSE_PIXELS
 from services.passive.detectors.copy_move import (
     DECISION_SCORE,
     MAX_DRAWN_MATCHES,
@@ -151,7 +150,7 @@ def test_says_what_was_done() -> None:
 def test_finds_a_mirrored_copy(name: str, degrees: float) -> None:
     forged, source, copy = plant(PHOTOGRAPHS[name](), name, degrees=degrees, mirrored=True)
 
-    best = find_copy_moves(forged, mirrored=True).regions[0]
+    best = find_copy_moves(forged).regions[0]
 
     truth, found = source | copy, best.source_mask | best.copy_mask
     assert best.score >= DECISION_SCORE
@@ -177,7 +176,7 @@ def test_the_dense_field_alone_finds_what_has_few_keypoints() -> None:
     truth = np.zeros(sky.shape, np.bool_)
     truth[220:290, 300:380] = truth[60:130, 40:120] = True
 
-    result = find_copy_moves(forged, by_keypoints=False, dense_pixels=DENSE_PIXELS)
+    result = find_copy_moves(forged, by_keypoints=False)
 
     assert result.score >= DECISION_SCORE
     best = result.regions[0]

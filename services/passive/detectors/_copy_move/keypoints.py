@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -41,6 +42,9 @@ Indices = NDArray[np.int64]
 
 MAX_KEYPOINTS: Final = 6_000
 """Most keypoints that are matched; bounds time. A textured 1920x1080 picture has 35,000."""
+DESCRIBED_AT_ONCE: Final = 600_000
+"""In a picture of at most so many pixels all keypoints are described while its scale space is there; in a larger one
+only those that are kept, for which it is computed a second time."""
 KEYPOINTS_PER_CELL: Final = 8
 """Keypoints that a cell of the grid may keep before the strongest of the whole picture fill up the rest."""
 CONTRAST_THRESHOLD: Final = 0.004
@@ -117,30 +121,41 @@ class _Matches:
 def find_keypoints(grey: NDArray[np.uint8], *, max_keypoints: int, contrast_threshold: float) -> Keypoints:
     """SIFT keypoints of a grey picture, at most `max_keypoints`, spread over it."""
     sift = cv2.SIFT.create(contrastThreshold=contrast_threshold)
-    found = sift.detect(grey, None)
-    if len(found) > max_keypoints:
-        centres = np.array([point.pt for point in found])
-        response = np.array([point.response for point in found])
-        side = math.sqrt(grey.size * KEYPOINTS_PER_CELL / max_keypoints)
-        column, row = (centres // side).astype(np.int64).T
-        cell = row * grey.shape[1] + column
-        # The rank of each keypoint within its cell, strongest first.
-        by_cell = np.lexsort((-response, cell))
-        rank = np.empty(len(found), np.int64)
-        rank[by_cell] = np.arange(len(found)) - np.searchsorted(cell[by_cell], cell[by_cell])
-        spread = np.lexsort((-response, np.maximum(rank, KEYPOINTS_PER_CELL - 1)))
-        found = [found[i] for i in np.sort(spread[:max_keypoints]).tolist()]
-    if not found:
+    at_once = grey.size <= DESCRIBED_AT_ONCE
+    found, raw = sift.detectAndCompute(grey, None) if at_once else (sift.detect(grey, None), np.empty(0))
+    kept = _spread(found, grey, max_keypoints)
+    if not kept:
         return Keypoints(np.empty((0, 2)), np.empty(0), np.empty(0), np.empty((0, 128), np.float32))
-    kept, raw = sift.compute(grey, found)
+    found = [found[i] for i in kept]
+    if at_once:
+        raw = np.asarray(raw)[kept]
+    else:
+        found, raw = sift.compute(grey, found)
     descriptors = np.asarray(raw, np.float32)
     descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
     return Keypoints(
-        places=np.array([point.pt for point in kept], np.float64),
-        sizes=np.array([point.size for point in kept], np.float64),
-        angles=np.radians([point.angle for point in kept]),
+        places=np.array([point.pt for point in found], np.float64),
+        sizes=np.array([point.size for point in found], np.float64),
+        angles=np.radians([point.angle for point in found]),
         descriptors=descriptors,
     )
+
+
+def _spread(found: Sequence[cv2.KeyPoint], grey: NDArray[np.uint8], max_keypoints: int) -> list[int]:
+    """Which keypoints are kept: the strongest of each cell of a grid, then those of the whole picture."""
+    if len(found) <= max_keypoints:
+        return list(range(len(found)))
+    centres = np.array([point.pt for point in found])
+    response = np.array([point.response for point in found])
+    side = math.sqrt(grey.size * KEYPOINTS_PER_CELL / max_keypoints)
+    column, row = (centres // side).astype(np.int64).T
+    cell = row * grey.shape[1] + column
+    # The rank of each keypoint within its cell, strongest first.
+    by_cell = np.lexsort((-response, cell))
+    rank = np.empty(len(found), np.int64)
+    rank[by_cell] = np.arange(len(found)) - np.searchsorted(cell[by_cell], cell[by_cell])
+    spread = np.lexsort((-response, np.maximum(rank, KEYPOINTS_PER_CELL - 1)))
+    return cast("list[int]", np.sort(spread[:max_keypoints]).tolist())
 
 
 def match_keypoints(

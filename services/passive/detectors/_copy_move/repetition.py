@@ -1,95 +1,167 @@
 """A copy, or honest repetition: what the measurements of two equal regions say.
 
 Two windows, two letters, two leaves agree in shape. A region and its copy agree in grain and compression also where
-there is no shape (`flat_fine`), nowhere else than at the one alignment (`shifted`, `beyond`), by a map that turns and
-enlarges but does not shear (`stretch`: look-alikes are seen in perspective), and in light (`residue`). And where
-many pairs agree as well as this one, it is the pattern that repeats.
+there is no shape (`flat_fine`, `grain_ratio`): once brightness is made equal, no more is left of their difference than
+noise explains. Every part of the one lies where it should (`wobble`), at one alignment only (`shifted`, `beyond`), by a
+map that turns and enlarges but does not shear (`stretch`: look-alikes are seen in perspective), in the same light
+and colour. And where many pairs agree as well as this one, it is the pattern that repeats.
+
+What these are worth together depends on one another: a small residue says much in a noisy picture and little in a
+smooth one. So the verdict is a sum of small trees, two questions deep (gradient boosting, Friedman 2001), whose numbers
+are in `repetition.json`.
+
+References:
+    J. H. Friedman, "Greedy function approximation: a gradient boosting machine", 2001. 10.1214/aos/1013203451
 """
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
-from typing import Final
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Final, Literal
 
 from services.passive.detectors._copy_move.verify import Measurements, Verified
 
-__all__ = ["scores_of"]
+__all__ = ["FEATURES", "features_of", "scores_of"]
 
-INTERCEPT: Final = -8.78
-FLAT_FINE: Final = 3.76
-MIDDLE: Final = 2.21
-SHIFTED: Final = -4.16
-STRETCH: Final = -16.41
-RESIDUE: Final = -0.45
-AREA: Final = 0.54
-BEYOND: Final = -6.01
-FAMILY: Final = -0.67
-"""Logistic regression (balanced classes) on pairs of regions of the training split: copies planted in 56 photographs
-(moved, rotated, rescaled, JPEG 75 to PNG) against what repeats in them, in 63 honest ones and in 10 rendered pictures
-of `evaluation.repetition`. By folds of pictures it tells such pairs apart with AUC 0.98. The intercept is lowered by
-ln 49: what is reported is that many times as likely a copy as not, at even odds of such pairs, for false accusations
-cost most. `RESIDUE` weighs the binary logarithm, and `AREA` that of the pixels."""
+MODEL: Final = Path(__file__).with_suffix(".json")
+
 MAX_STRETCH: Final = 0.15
-MAX_AREA: Final = 12.5
-"""More stretch, and a larger binary logarithm of the area, count as this."""
-
-KEYPOINT_INTERCEPT: Final = -2.2
-KEYPOINT_ZNCC: Final = 9.2
-KEYPOINT_STRETCH: Final = -16.8
-KEYPOINT_DIFFERENCE: Final = -1.66
-"""Of pairs that keypoints found, which have shape enough to go by: logistic regression (balanced classes) on 679 pairs
-of the training split, copies planted in 510 photographs (moved, rotated, rescaled, JPEG 75-92) against what repeats in
-873 honest ones, before `verify.MAX_OVERLAP` was applied."""
-KEYPOINT_MAX_STRETCH: Final = 0.2
-
+"""More stretch counts as this."""
+LEAST_CHANGE: Final = 0.001
+"""Less difference from the identity counts as this: it is none."""
 SAME_GRAIN: Final = 0.1
-CLONES: Final = 2
+CLONES: Final = 1
 MAX_FAMILY: Final = 6
 """Pairs whose grain agrees as well as another's, but for `SAME_GRAIN`, are of its family; the first `CLONES` of them
-may be clones and do not count, and more than `MAX_FAMILY` count as so many."""
+may be a clone and do not count, and more than `MAX_FAMILY` count as so many."""
+
+FEATURES: Final = (
+    "over_noise",
+    "wobble",
+    "grain_ratio",
+    "stretch",
+    "flat_fine",
+    "middle",
+    "shifted",
+    "lowest",
+    "chroma",
+    "residue",
+    "beyond",
+    "cliff",
+    "area",
+    "inliers",
+    "change",
+    "offset",
+    "gain",
+    "contrast",
+    "noise",
+    "dense",
+    "family",
+    "even",
+)
+"""What the trees ask about, in the order of `features_of`; most of it as `Measurements` has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """Asks whether a feature is at most `least`, and goes on to the node `low` or `high`; a leaf has `value` alone."""
+
+    feature: int = -1
+    least: float = 0.0
+    low: int = 0
+    high: int = 0
+    value: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The logit is `intercept` and what each of `trees` says; the first node of a tree is its root."""
+
+    intercept: float
+    trees: tuple[tuple[_Node, ...], ...]
+
+    def logit(self, features: Sequence[float]) -> float:
+        """Of one pair of regions."""
+        total = self.intercept
+        for tree in self.trees:
+            node = tree[0]
+            while node.feature >= 0:
+                node = tree[node.low if features[node.feature] <= node.least else node.high]
+            total += node.value
+        return total
 
 
 def scores_of(found: Sequence[Verified]) -> list[float]:
     """0-1 for each pair of regions of a picture: how much it looks like a copy and not like two things of a kind."""
     measured = [one.measurements for one in found]
+    model = _model()
     return [
-        _sigmoid(_keypoint_logit(one.measurements))
-        if one.candidate.way == "keypoints"
-        else _sigmoid(_dense_logit(one.measurements, _family(one.measurements, measured)))
+        1.0 / (1.0 + math.exp(-model.logit(features_of(one.measurements, one.candidate.way, measured))))
         for one in found
     ]
 
 
+def features_of(
+    one: Measurements, way: Literal["keypoints", "dense"], measured: Sequence[Measurements]
+) -> tuple[float, ...]:
+    """What the trees ask about of one pair, in the order of `FEATURES`.
+
+    Args:
+        one: its measurements.
+        way: what found it.
+        measured: the measurements of all pairs of the picture, `one` among them.
+    """
+    return (
+        math.log2((one.residue + 0.2) / (one.noise + 0.2)),
+        one.wobble,
+        one.grain_ratio,
+        min(one.stretch, MAX_STRETCH),
+        one.flat_fine,
+        one.middle,
+        one.shifted,
+        one.lowest,
+        one.chroma,
+        one.residue,
+        one.beyond,
+        one.cliff,
+        math.log2(one.area),
+        math.log2(one.inliers + 1.0),
+        max(one.change, LEAST_CHANGE),
+        one.offset,
+        one.gain,
+        one.contrast,
+        one.noise,
+        float(way == "dense"),
+        float(_family(one, measured)),
+        one.even,
+    )
+
+
 def _family(one: Measurements, measured: Sequence[Measurements]) -> int:
     alike = [
-        other is not one and other.fine >= one.fine - SAME_GRAIN and other.stretch < MAX_STRETCH for other in measured
+        other is not one and other.flat_fine >= one.flat_fine - SAME_GRAIN and other.stretch < MAX_STRETCH
+        for other in measured
     ]
     return min(max(sum(alike) - CLONES, 0), MAX_FAMILY)
 
 
-def _keypoint_logit(one: Measurements) -> float:
-    return (
-        KEYPOINT_INTERCEPT
-        + KEYPOINT_ZNCC * one.zncc
-        + KEYPOINT_STRETCH * min(one.stretch, KEYPOINT_MAX_STRETCH)
-        + KEYPOINT_DIFFERENCE * math.log2(one.difference + 0.5)
-    )
+@cache
+def _model() -> _Model:
+    document = json.loads(MODEL.read_text(encoding="utf-8"))
+    if document["features"] != list(FEATURES):
+        raise ValueError(f"{MODEL.name} was fitted on other features than this code measures; fit it anew")
+    trees = tuple(tuple(_node(fields) for fields in tree) for tree in document["trees"])
+    return _Model(float(document["intercept"]), trees)
 
 
-def _dense_logit(one: Measurements, family: int) -> float:
-    return (
-        INTERCEPT
-        + FLAT_FINE * one.flat_fine
-        + MIDDLE * one.middle
-        + SHIFTED * one.shifted
-        + STRETCH * min(one.stretch, MAX_STRETCH)
-        + RESIDUE * math.log2(one.residue + 0.5)
-        + AREA * min(math.log2(one.area), MAX_AREA)
-        + BEYOND * one.beyond
-        + FAMILY * family
-    )
-
-
-def _sigmoid(logit: float) -> float:
-    return 1.0 / (1.0 + math.exp(-logit))
+def _node(fields: Sequence[float]) -> _Node:
+    """Out of [value] for a leaf, and [feature, least, low, high] otherwise."""
+    if len(fields) == 1:
+        return _Node(value=float(fields[0]))
+    feature, least, low, high = fields
+    return _Node(feature=int(feature), least=float(least), low=int(low), high=int(high))

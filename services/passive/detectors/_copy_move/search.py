@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from services.passive.detectors._copy_move.direction import source_is_first
-from services.passive.detectors._copy_move.field import find_dense_maps
+from services.passive.detectors._copy_move.field import DENSE_PIXELS, find_dense_maps
 from services.passive.detectors._copy_move.geometry import (
     CandidateMap,
     Floats,
@@ -36,10 +36,12 @@ from services.passive.detectors._copy_move.verify import Measurements, Verified,
 
 __all__ = ["KEYPOINT_PIXELS", "CopiedRegion", "CopyMoveResult", "find_copy_moves"]
 
-KEYPOINT_PIXELS: Final = 2_000_000
+KEYPOINT_PIXELS: Final = 1_200_000
 """Keypoints are sought in a picture of at most so many pixels: SIFT doubles it, and time grows with it."""
 SAME_MAP_PIXELS: Final = 4.0
 """A map that moves the points of a verified one as that one does, but for so many pixels, is the same."""
+CHROMA_SIGMA: Final = 1.5
+"""Of the Gaussian, in pixels, that colours are blurred with."""
 CERTAIN: Final = 0.9
 """Where the keypoints find a region of this score, the dense field is not computed: it would say the same."""
 
@@ -114,8 +116,8 @@ def find_copy_moves(
     max_keypoints: int = MAX_KEYPOINTS,
     contrast_threshold: float = CONTRAST_THRESHOLD,
     gap_ratio: float = GAP_RATIO,
-    dense_pixels: int = 0,
-    mirrored: bool = False,
+    dense_pixels: int = DENSE_PIXELS,
+    mirrored: bool = True,
     by_keypoints: bool = True,
 ) -> CopyMoveResult:
     """Finds regions that appear twice.
@@ -129,7 +131,7 @@ def find_copy_moves(
         max_keypoints: most keypoints that are matched.
         contrast_threshold: SIFT's, in OpenCV's units.
         gap_ratio: 0-1, see `keypoints.GAP_RATIO`.
-        dense_pixels: see `field.DENSE_PIXELS`; 0 for keypoints alone, as served.
+        dense_pixels: see `field.DENSE_PIXELS`; 0 for keypoints alone.
         mirrored: whether mirrored copies are sought by keypoints as well.
         by_keypoints: False for the dense field alone.
 
@@ -137,6 +139,7 @@ def find_copy_moves(
     """
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     plane = grey.astype(np.float32)
+    chroma = _chroma(rgb)
     found: list[Verified] = []
     count = matches = 0
     if by_keypoints:
@@ -149,10 +152,10 @@ def find_copy_moves(
         matches, maps = match_keypoints(
             keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio, mirrored=mirrored
         )
-        found = _verified(plane, (_enlarged(candidate, 1.0 / factor) for candidate in maps), found)
+        found = _verified(plane, chroma, (_enlarged(candidate, 1.0 / factor) for candidate in maps), found)
     dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found))
     if dense:
-        found = _verified(plane, find_dense_maps(rgb, max_pixels=dense_pixels), found)
+        found = _verified(plane, chroma, find_dense_maps(rgb, max_pixels=dense_pixels), found)
     regions = [_region(plane, verified, score) for verified, score in zip(found, scores_of(found), strict=True)]
     regions.sort(key=lambda region: (-region.score, -region.area_px))
     return CopyMoveResult(keypoints=count, matches=matches, dense=dense, regions=tuple(regions))
@@ -168,13 +171,24 @@ def _enlarged(candidate: CandidateMap, factor: float) -> CandidateMap:
     return CandidateMap(transform=np.column_stack([linear, offset]), p=p, q=q, way=candidate.way)
 
 
-def _verified(grey: Plane, maps: Iterable[CandidateMap], found: Sequence[Verified]) -> list[Verified]:
+def _chroma(rgb: NDArray[np.uint8]) -> list[Plane]:
+    """Cr and Cb, float32 (h, w), blurred a little: compression keeps no more of them."""
+    colours = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    return [
+        cast("Plane", cv2.GaussianBlur(colours[..., index].astype(np.float32), (0, 0), CHROMA_SIGMA))
+        for index in (1, 2)
+    ]
+
+
+def _verified(
+    grey: Plane, chroma: Sequence[Plane], maps: Iterable[CandidateMap], found: Sequence[Verified]
+) -> list[Verified]:
     """What was found, and those of the maps that the pixels bear out and that are not known yet."""
     result = list(found)
     for candidate in maps:
         if any(_same(candidate, known) for known in result):
             continue
-        verified = verify(grey, candidate)
+        verified = verify(grey, chroma, candidate)
         if verified is not None:
             result.append(verified)
     return result

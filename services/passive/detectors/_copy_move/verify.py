@@ -14,7 +14,8 @@ References:
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 import cv2
@@ -34,7 +35,7 @@ from services.passive.detectors._copy_move.geometry import (
     stretch,
 )
 
-__all__ = ["MAX_OVERLAP", "MIN_AREA", "Measurements", "Verified", "verify"]
+__all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
 
 ECC_MAX_PIXELS: Final = 120_000
 """Regions with a larger bounding box are not refined on the pixels: their matches already fix the map well."""
@@ -51,6 +52,17 @@ MIN_AREA: Final = 80
 MAX_OVERLAP: Final = 0.25
 """Share of the mask that may lie in its own source. What overlaps more is a symmetric figure or a pattern that goes on:
 a copy covers what it was put on, so it cannot lie on its source and match it."""
+
+
+MARGIN: Final = 16
+"""Pixels around the mask that are looked at when it is measured."""
+NO_TEXTURE: Final = -1.0
+"""The wobble of two regions in which too little is distinct to tell how far places lie off."""
+EVEN_LEVELS: Final = 9
+WOBBLE_WINDOW: Final = 15
+LEAST_CORNER: Final = 0.3
+"""Side of the windows, in pixels, whose displacement is measured, and the least squared slope in any direction, in grey
+levels a pixel, that makes it measurable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,40 +101,49 @@ class Measurements:
     """How exactly two regions agree, over the mask.
 
     Attributes:
-        zncc: correlation of the fine detail, median of the windows around the matched points.
-        fine: correlation of what a Gaussian of 1 pixel removes: mostly noise and compression, -1 to 1.
-        middle: the same of the band between 1 and 2 pixels.
-        flat: `middle`, over the smoother half of the mask: there is no shape to agree by, only grain.
-        flat_fine: `fine`, over the same half.
+        middle: correlation of the detail between 1 and 2 pixels, -1 to 1.
+        flat_fine: correlation of what a Gaussian of 1 pixel removes (mostly noise and compression), over the smoother
+            half of the mask, where there is no shape to agree by.
         shifted: the largest `middle` when one region is moved by 3 pixels: high where an edge or stripe goes on.
-        alike: share of the area between the matched points that is in the mask.
-        beyond: correlation of the detail in a ring around the mask, where that of a copy ends.
-        stretch: by how much the map stretches one direction more than the other.
-        difference: grey levels, median absolute difference.
+        lowest: the correlation of the fine detail that nine of ten places exceed: look-alikes agree in places.
+        wobble: pixels by which places of the one lie off those of the other, median; `NO_TEXTURE` where nothing tells.
+        grain_ratio: difference of the finest detail over the smoother half, as a share of what two independent grains
+            would leave; about 1 for look-alikes.
         residue: grey levels, median absolute difference once brightness and contrast are made equal.
+        noise: grey levels, median absolute value of the finest detail over the smoother half.
+        gain: natural logarithm of the ratio of the contrasts that makes them equal, without its sign.
+        offset: grey levels, difference of the mean brightness.
+        chroma: median absolute difference of the colour (the larger of Cr and Cb).
+        beyond: correlation of the detail in a ring around the mask, where that of a copy ends.
+        cliff: how much higher it is just inside the mask.
+        stretch: by how much the map stretches one direction more than the other.
+        change: largest difference of the map's linear part from the identity.
         contrast: grey levels, standard deviation in the copy.
+        even: largest share of the copy's pixels within `EVEN_LEVELS` grey levels: high for letters on paper, which are
+            alike because they are letters.
         area: pixels of the mask.
         inliers: matched points at different places.
     """
 
-    zncc: float
-    fine: float
     middle: float
-    flat: float
     flat_fine: float
     shifted: float
-    alike: float
-    beyond: float
-    stretch: float
-    difference: float
+    lowest: float
+    wobble: float
+    grain_ratio: float
     residue: float
+    noise: float
+    gain: float
+    offset: float
+    chroma: float
+    beyond: float
+    cliff: float
+    stretch: float
+    change: float
     contrast: float
+    even: float
     area: float
     inliers: float
-
-    def values(self) -> list[float]:
-        """In the order of the attributes."""
-        return [float(getattr(self, field.name)) for field in fields(self)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,8 +157,14 @@ class Verified:
     measurements: Measurements
 
 
-def verify(grey: Plane, candidate: CandidateMap) -> Verified | None:
-    """Warps the source onto the copy and correlates the two; None if too little agrees or it is symmetric."""
+def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Verified | None:
+    """Warps the source onto the copy and correlates the two; None if too little agrees or it is symmetric.
+
+    Args:
+        grey: float32 (h, w), grey levels.
+        chroma: the two planes of colour, alike, blurred a little.
+        candidate: the map, in pixels of `grey`.
+    """
     windows = _WINDOWS[candidate.way]
     height, width = grey.shape
     low, high = candidate.q.min(axis=0), candidate.q.max(axis=0)
@@ -177,9 +204,8 @@ def verify(grey: Plane, candidate: CandidateMap) -> Verified | None:
     if windows.least_detail is not None:
         alike |= detail > windows.least_detail
     mask = _connected(alike & comparable, q, windows.grow)
-    matched = (hull > 0) & comparable
     area = int(mask.sum())
-    if area < MIN_AREA or not matched.any() or copy[mask].std() < windows.least_contrast:
+    if area < MIN_AREA or copy[mask].std() < windows.least_contrast:
         return None
 
     copy_mask = np.zeros(grey.shape, np.bool_)
@@ -192,8 +218,15 @@ def verify(grey: Plane, candidate: CandidateMap) -> Verified | None:
     if (source_mask & copy_mask).sum() > MAX_OVERLAP * area:
         return None
 
+    near = _around(mask)
     measurements = _measure(
-        (source, copy), mask, comparable=comparable, matched=matched, detail=detail, candidate=candidate, back=back
+        source[near],
+        copy[near],
+        mask=mask[near],
+        comparable=comparable[near],
+        colours=_colour_difference(chroma, to_copy, copy_mask),
+        candidate=candidate,
+        linear=to_copy[:, :2],
     )
     return Verified(
         candidate=candidate,
@@ -204,43 +237,77 @@ def verify(grey: Plane, candidate: CandidateMap) -> Verified | None:
     )
 
 
-def _measure(
-    pair: tuple[Plane, Plane],
-    mask: Mask,
-    *,
-    comparable: Mask,
-    matched: Mask,
-    detail: Plane,
-    candidate: CandidateMap,
-    back: Floats,
-) -> Measurements:
-    """How exactly source and copy agree over the mask; all planes have the shape of the copy's window."""
-    source, copy = pair
-    noise_source, noise_copy = source - _blur(source, 1.0), copy - _blur(copy, 1.0)
-    band_source = _blur(source, 1.0) - _blur(source, DETAIL_SIGMA)
-    band_copy = _blur(copy, 1.0) - _blur(copy, DETAIL_SIGMA)
-    core = cv2.erode(mask.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    core = core if core.sum() >= MIN_AREA / 2 else mask
-    slope = cv2.blur(band_copy * band_copy + band_source * band_source, (7, 7))
-    flat = core & (slope <= np.median(slope[core]))
-    ring = (cv2.dilate(mask.astype(np.uint8), np.ones((25, 25), np.uint8)) > 0) & ~(
-        cv2.dilate(mask.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+def _around(mask: Mask) -> tuple[slice, slice]:
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    return slice(max(0, y - MARGIN), y + height + MARGIN), slice(max(0, x - MARGIN), x + width + MARGIN)
+
+
+def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> float:
+    """The larger of the planes' median absolute differences under the mask of the copy."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    back = inverse(to_copy)
+    back[:, 2] += back[:, :2] @ [x, y]
+    part = slice(y, y + height), slice(x, x + width)
+    linear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return max(
+        float(
+            np.median(
+                np.abs(
+                    cv2.warpAffine(plane, back, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE)
+                    - plane[part]
+                )[mask[part]]
+            )
+        )
+        for plane in chroma
     )
-    ring &= comparable
+
+
+def _measure(
+    source: Plane,
+    copy: Plane,
+    *,
+    mask: Mask,
+    comparable: Mask,
+    colours: float,
+    candidate: CandidateMap,
+    linear: Floats,
+) -> Measurements:
+    """How exactly source and copy agree over the mask; all planes have one shape."""
+    source_1, copy_1 = _blur(source, 1.0), _blur(copy, 1.0)
+    source_2, copy_2 = _blur(source, DETAIL_SIGMA), _blur(copy, DETAIL_SIGMA)
+    noise_source, noise_copy = source - source_1, copy - copy_1
+    band_source, band_copy = source_1 - source_2, copy_1 - copy_2
+    core = _eroded(mask, 5)
+    core = core if core.sum() >= MIN_AREA / 2 else mask
+    slope = _mean(band_copy * band_copy + band_source * band_source, 7)
+    flat = core & (slope <= np.median(slope[core]))
+    ring = _dilated(mask, 25) & ~_dilated(mask, 9) & comparable
+    rim = mask & ~_eroded(mask, 9)
+    detail = _zncc(source - source_2, copy - copy_2, 9, floor=0.3)
+    beyond = float(np.median(detail[ring])) if ring.any() else 0.0
+    inside = float(np.median(detail[rim])) if rim.any() else 0.0
     even_source, even_copy = _even(band_source), _even(band_copy)
+    noise = float(np.median(np.abs(noise_copy[flat])) + np.median(np.abs(noise_source[flat])))
+    left = float(np.median(np.abs(noise_copy[flat] - noise_source[flat])))
+    gain, offset, residue = _light(source[core], copy[core])
     return Measurements(
-        zncc=float(np.median(detail[matched])),
-        fine=_correlation(_even(noise_source), _even(noise_copy), core),
         middle=_correlation(even_source, even_copy, core),
-        flat=_correlation(even_source, even_copy, flat),
         flat_fine=_correlation(_even(noise_source), _even(noise_copy), flat),
         shifted=max(_correlation(np.roll(even_source, shift, (0, 1)), even_copy, core) for shift in _SHIFTS),
-        alike=float((mask & matched).sum() / matched.sum()),
-        beyond=float(np.median(detail[ring])) if ring.any() else 0.0,
-        stretch=stretch(back[:, :2]),
-        difference=float(np.median(np.abs(source - copy)[mask])),
-        residue=_residue(source[core], copy[core]),
+        lowest=float(np.percentile(detail[core], 10)),
+        wobble=_wobble(source_1 - _blur(source, 4.0), copy_1 - _blur(copy, 4.0), core),
+        grain_ratio=(left + 0.05) / (noise / math.sqrt(2.0) + 0.05),
+        residue=residue,
+        noise=noise / 2.0,
+        gain=gain,
+        offset=offset,
+        chroma=colours,
+        beyond=beyond,
+        cliff=inside - beyond,
+        stretch=stretch(linear),
+        change=float(np.abs(linear - np.eye(2)).max()),
         contrast=float(copy[mask].std()),
+        even=_even_share(copy[mask]),
         area=float(mask.sum()),
         inliers=float(min(places(candidate.p), places(candidate.q))),
     )
@@ -342,12 +409,52 @@ def _even(plane: Plane) -> Plane:
     return cast("Plane", plane / np.sqrt(_mean(plane * plane, 9) + 0.05))
 
 
-def _residue(source: Plane, copy: Plane) -> float:
-    """Median absolute difference, in grey levels, once brightness and contrast are made equal."""
+def _eroded(mask: Mask, side: int) -> Mask:
+    return cv2.erode(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+
+
+def _dilated(mask: Mask, side: int) -> Mask:
+    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+
+
+def _light(source: Plane, copy: Plane) -> tuple[float, float, float]:
+    """`gain`, `offset` and `residue` of the pixels (n,) of two regions."""
     mean_source, mean_copy = float(source.mean()), float(copy.mean())
     spread = float(((source - mean_source) ** 2).mean())
-    gain = float(((source - mean_source) * (copy - mean_copy)).mean()) / spread if spread > 0 else 1.0
-    return float(np.median(np.abs(copy - mean_copy - gain * (source - mean_source))))
+    gain = float(((source - mean_source) * (copy - mean_copy)).mean()) / max(spread, 1e-3)
+    residue = np.median(np.abs(copy - mean_copy - gain * (source - mean_source)))
+    return abs(math.log(max(gain, 0.2))), abs(mean_copy - mean_source), float(residue)
+
+
+def _even_share(levels: Plane) -> float:
+    """Largest share of grey levels (n,) that lie within `EVEN_LEVELS` of each other."""
+    counts = np.bincount(levels.astype(np.uint8), minlength=256)
+    return float(np.convolve(counts, np.ones(EVEN_LEVELS)).max()) / len(levels)
+
+
+def _wobble(source: Plane, copy: Plane, where: Mask) -> float:
+    """Median distance, in pixels, by which distinct places are displaced beyond what all are (Lucas and Kanade 1981).
+
+    B. D. Lucas and T. Kanade, "An iterative image registration technique with an application to stereo vision", IJCAI
+    1981, pages 674-679.
+    """
+    both = source + copy
+    across = cv2.Sobel(both, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 16)
+    down = cv2.Sobel(both, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 16)
+    difference = copy - source
+    xx, xy, yy, x, y = (
+        _mean(cast("Plane", plane), WOBBLE_WINDOW)
+        for plane in (across * across, across * down, down * down, across * difference, down * difference)
+    )
+    determinant, trace = xx * yy - xy * xy, xx + yy
+    least = trace / 2 - np.sqrt(np.maximum(trace * trace / 4 - determinant, 0.0))
+    distinct = where & (least > LEAST_CORNER)
+    if distinct.sum() < 30:
+        return NO_TEXTURE
+    scale = 1.0 / determinant[distinct]
+    to_x = (yy[distinct] * x[distinct] - xy[distinct] * y[distinct]) * scale
+    to_y = (xx[distinct] * y[distinct] - xy[distinct] * x[distinct]) * scale
+    return float(np.median(np.hypot(to_x - np.median(to_x), to_y - np.median(to_y))))
 
 
 def _correlation(a: Plane, b: Plane, where: Mask) -> float:
