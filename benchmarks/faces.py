@@ -42,7 +42,7 @@ import numpy as np, onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = int(sys.argv[2])
 session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-tensor = np.random.default_rng(0).integers(0, 256, (1, 3, 640, 640)).astype(np.float32)
+tensor = np.random.default_rng(0).integers(0, 256, (1, 3, 640, 640)).astype(np.uint8)
 name, times = session.get_inputs()[0].name, []
 for _ in range(int(sys.argv[3])):
     started = time.perf_counter()
@@ -85,10 +85,10 @@ def report_seconds(url: str, faces: int, runs: int) -> np.ndarray:
 
 def yunet_in_triton(address: str, runs: int) -> np.ndarray:
     """Seconds of each run of YuNet through Triton."""
-    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, YUNET_SIDE, YUNET_SIDE)).astype(np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 3, YUNET_SIDE, YUNET_SIDE)).astype(np.uint8)
     times = []
     with triton.InferenceServerClient(address) as client:
-        tensor = triton.InferInput("input", list(pixels.shape), "FP32")
+        tensor = triton.InferInput("input", list(pixels.shape), "UINT8")
         for _ in range(WARM_UP + runs):
             tensor.set_data_from_numpy(pixels)
             started = time.perf_counter()

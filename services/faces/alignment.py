@@ -36,6 +36,14 @@ The medians of where MediaPipe's landmarks come to lie in dlib's own chips of 40
 is 0.01. The centres of dlib's eye corners, at (0.305, 0.301) and (0.681, 0.301), agree with them.
 """
 
+_AVERAGE_FACE_BY_CORNERS: Final[Points] = np.array([(0.305, 0.274), (0.685, 0.274), (0.503, 0.671)])
+"""The same for landmarks with the corners of the mouth, whose middle lies higher than the middle of the lips: YuNet's.
+
+The medians of where they come to lie in the chips that MediaPipe's landmarks of the same 197 faces (UTKFace, Unsplash,
+FFHQ; train split) give; the median deviation is 0.02. On 259 faces of UTKFace (train and calibrate) the mean absolute
+error of age falls from 6.2 to 5.9 years, and 93.1 % of genders are right instead of 92.3 %.
+"""
+
 _CHIP_IN_BOX: Final[dict[FaceDetector, tuple[float, float, float]]] = {
     FaceDetector.MEDIAPIPE: (-0.06, -0.06, 1.116),
     FaceDetector.HAAR: (-0.01, 0.01, 1.02),
@@ -47,7 +55,13 @@ The medians of where the chips of 190 faces (UTKFace, Unsplash), cut by their la
 
 
 def face_chip(
-    rgb: NDArray[np.uint8], face: DetectedFace, size: int, *, zoom: float = 1.0, turn_degrees: float = 0.0
+    rgb: NDArray[np.uint8],
+    face: DetectedFace,
+    size: int,
+    *,
+    zoom: float = 1.0,
+    turn_degrees: float = 0.0,
+    as_dlib: bool = False,
 ) -> NDArray[np.uint8]:
     """The face as an aligned chip.
 
@@ -57,11 +71,15 @@ def face_chip(
         size: side of the chip, in pixels.
         zoom: above 1 the chip shows less around the face, below 1 more.
         turn_degrees: the chip is turned so much about its middle, clockwise.
+        as_dlib: whether landmarks with the corners of the mouth are taken to where those lie in dlib's chips. The
+            networks that were trained here learned from chips for which all landmarks go to the same places.
 
     Returns:
         uint8 (size, size, 3).
     """
-    transform = _from_landmarks(face.landmarks) if face.landmarks else None
+    corners = as_dlib and face.landmarks is not None and face.landmarks.mouth_right is not None
+    average = _AVERAGE_FACE_BY_CORNERS if corners else _AVERAGE_FACE
+    transform = _from_landmarks(face.landmarks, average) if face.landmarks else None
     if transform is None:
         transform = _from_box(face.box, face.detector)
     transform = _about_middle(zoom, turn_degrees) @ np.vstack([transform, (0, 0, 1)]) * size
@@ -97,10 +115,10 @@ def fit_similarity(source: Points, target: Points) -> NDArray[np.float64] | None
     return np.column_stack([turn, to_mean - turn @ from_mean])
 
 
-def _from_landmarks(landmarks: Landmarks) -> NDArray[np.float64] | None:
+def _from_landmarks(landmarks: Landmarks, average: Points) -> NDArray[np.float64] | None:
     """Takes the picture to the unit square of the chip."""
     points = (landmarks.right_eye, landmarks.left_eye, landmarks.mouth)
-    return fit_similarity(np.array([(point.x, point.y) for point in points]), _AVERAGE_FACE)
+    return fit_similarity(np.array([(point.x, point.y) for point in points]), average)
 
 
 def _from_box(box: Box, detector: FaceDetector) -> NDArray[np.float64]:

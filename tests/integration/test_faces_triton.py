@@ -91,7 +91,9 @@ async def serving(settings: FacesSettings):
             yield pb_grpc.FacesServiceStub(channel)
 
 
-@pytest.mark.parametrize("finder", [face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_HAAR])
+@pytest.mark.parametrize(
+    "finder", [face_pb2.FACE_DETECTOR_YUNET, face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_HAAR]
+)
 async def test_the_astronaut_is_a_woman_in_mid_life(deployment, finder):
     async with serving(deployment) as stub:
         answer = await stub.Analyze(pb.AnalyzeRequest(image=PORTRAIT, face_detector=finder, attributes=AGE_AND_GENDER))
@@ -205,4 +207,95 @@ async def test_the_models_are_listed_as_they_are(deployment):
     assert (cartoon.state, list(cartoon.classes)) == (model_pb2.MODEL_STATE_READY, ["human", "cartoon"])
     assert list(cartoon.inputs[0].shape)[1:] == [128, 128, 3]
     assert list(cartoon.outputs[0].shape)[1:] == [1]
-    assert models["yunet"].state == model_pb2.MODEL_STATE_NOT_INSTALLED
+    yunet = models["yunet"]
+    assert yunet.state == model_pb2.MODEL_STATE_READY
+    assert list(yunet.inputs[0].shape)[1:] == [3, -1, -1]
+    assert {output.name: list(output.shape)[1:] for output in yunet.outputs} == {
+        f"{part}_{stride}": [-1, width] for part, width in PARTS.items() for stride in (8, 16, 32)
+    }
+
+
+PARTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+FACE = (177, 75, 274, 195)
+"""Of the astronaut, in her picture: the forehead to the chin, and from ear to ear; about."""
+
+
+def overlap(face, box) -> float:
+    """Intersection over union of a face's box and left, top, right, bottom."""
+    one = (face.box.x_min, face.box.y_min, face.box.x_max, face.box.y_max)
+    sides = [max(0.0, min(one[end], box[end]) - max(one[end - 2], box[end - 2])) for end in (2, 3)]
+    areas = [(each[2] - each[0]) * (each[3] - each[1]) for each in (one, box)]
+    common = sides[0] * sides[1]
+    return common / (sum(areas) - common)
+
+
+def yunet_request(rgb: np.ndarray, **more) -> pb.DetectFacesRequest:
+    return pb.DetectFacesRequest(image=encode_png(rgb), face_detector=face_pb2.FACE_DETECTOR_YUNET, **more)
+
+
+@pytest.mark.parametrize("scale", [0.35, 0.81, 1.0, 2.63])
+async def test_yunet_finds_a_face_where_it_is_in_pictures_of_any_size(deployment, scale):
+    # Sides that are no multiples of 32, below and above the 640 pixels that the network looks at.
+    rgb = cv2.resize(data.astronaut(), None, fx=scale, fy=scale * 0.97, interpolation=cv2.INTER_AREA)
+    async with serving(deployment) as stub:
+        (face,) = (await stub.DetectFaces(yunet_request(rgb))).faces
+    assert face.detector == face_pb2.FACE_DETECTOR_YUNET
+    left, top, right, bottom = FACE
+    assert overlap(face, (left * scale, top * scale * 0.97, right * scale, bottom * scale * 0.97)) > 0.5
+    marks = face.face_landmarks
+    assert marks.right_eye.x < marks.nose.x < marks.left_eye.x
+    assert marks.mouth_right.x < marks.mouth_left.x
+    assert max(marks.right_eye.y, marks.left_eye.y) < marks.nose.y < min(marks.mouth_right.y, marks.mouth_left.y)
+    for point in (marks.right_eye, marks.left_eye, marks.nose, marks.mouth_right, marks.mouth_left):
+        assert face.box.x_min <= point.x <= face.box.x_max
+        assert face.box.y_min <= point.y <= face.box.y_max
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 400), (31, 33), (200, 2000)])
+async def test_yunet_looks_at_pictures_of_any_shape(deployment, size):
+    rgb = np.full((*size, 3), 128, np.uint8)
+    async with serving(deployment) as stub:
+        answer = await stub.DetectFaces(yunet_request(rgb))
+    assert not answer.faces
+    assert (answer.image.height, answer.image.width) == size
+
+
+async def test_yunet_keeps_boxes_inside_and_gives_the_surest_of_as_many_as_are_asked_for(deployment):
+    # Her face at the left edge, cut off, and whole on the right.
+    rgb = np.concatenate([data.astronaut()[:300, 215:400], data.astronaut()[:300, 60:400]], axis=1)
+    async with serving(deployment) as stub:
+        every = (await stub.DetectFaces(yunet_request(rgb, min_confidence=0.3))).faces
+        one = (await stub.DetectFaces(yunet_request(rgb, min_confidence=0.3, max_faces=1))).faces
+        none = (await stub.DetectFaces(yunet_request(rgb, min_confidence=0.9999))).faces
+    assert len(every) == 2
+    assert min(face.box.x_min for face in every) < 12
+    for face in every:
+        assert 0 <= face.box.x_min < face.box.x_max <= rgb.shape[1]
+        assert 0 <= face.box.y_min < face.box.y_max <= rgb.shape[0]
+    assert every[0].confidence >= every[1].confidence
+    assert [face.box for face in one] == [every[0].box]
+    assert not none
+
+
+async def test_yunet_tells_the_faces_of_a_crowd_apart(deployment):
+    portrait = data.astronaut()[:, 60:420]
+    crowd = np.concatenate([np.concatenate([portrait] * 4, axis=1)] * 3, axis=0)
+    async with serving(deployment) as stub:
+        faces = (await stub.DetectFaces(yunet_request(crowd))).faces
+    assert len(faces) == 12
+    middles = {(int((f.box.x_min + f.box.x_max) / 720), int((f.box.y_min + f.box.y_max) / 1024)) for f in faces}
+    assert len(middles) == 12, "one in each place"
+
+
+async def test_pictures_of_equal_and_of_other_sizes_share_yunet_and_get_their_own_answers(deployment):
+    portrait = data.astronaut()
+    pictures = [portrait, np.fliplr(portrait), portrait[:320, 100:420], np.zeros((512, 512, 3), np.uint8)] * 3
+    async with serving(deployment) as stub:
+        answers = await asyncio.gather(*(stub.DetectFaces(yunet_request(picture)) for picture in pictures))
+    for number, answer in enumerate(answers):
+        assert [face.box for face in answer.faces] == [face.box for face in answers[number % 4].faces]
+    left, top, right, bottom = FACE
+    assert overlap(answers[0].faces[0], FACE) > 0.5
+    assert overlap(answers[1].faces[0], (512 - right, top, 512 - left, bottom)) > 0.5
+    assert overlap(answers[2].faces[0], (left - 100, top, right - 100, bottom)) > 0.5
+    assert not answers[3].faces

@@ -1,6 +1,7 @@
 """Fitting the head of the model `vgg16_cartoon`.
 
     python -m training.cartoon views [--limit N]      what the network sees of the pictures     (the main environment)
+    python -m training.cartoon ranges --vgg FILE      ranges of VGG16's activations, for config.toml
     python -m training.cartoon features --vgg FILE    means and deviations of VGG16's blocks    (training's environment)
     python -m training.cartoon compare                which blocks, how regularised, on styles and sources left out
     python -m training.cartoon fit                    fit, pick the threshold, report on dev, export
@@ -34,6 +35,8 @@ CONFIG = HERE / "config.toml"
 RESULTS = HERE / "results"
 MODEL = ROOT / "triton_models" / "vgg16_cartoon"
 _SHARD = 50
+_RANGED = 200
+"""Views that show the ranges, about."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,8 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     viewing = commands.add_parser("views", help="cut what the network sees")
     viewing.add_argument("--limit", type=int, help="stop after so many new pictures")
     computing = commands.add_parser("features", help="run VGG16")
-    computing.add_argument("--vgg", type=Path, required=True, help="the package's ONNX file")
-    computing.add_argument("--threads", type=int, default=2)
+    ranging = commands.add_parser("ranges", help="how far its activations reach, on views of train")
+    for command in (computing, ranging):
+        command.add_argument("--vgg", type=Path, required=True, help="the package's ONNX file")
+        command.add_argument("--threads", type=int, default=2)
     for command in (viewing, computing):
         command.add_argument("--splits", default="train,calibrate,dev", help="splits, with commas")
     commands.add_parser("compare", help="blocks and strengths, on what was left out of train")
@@ -58,18 +63,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "views":
         backgrounds = [row for row in rows if row.kind == "photograph"]
         return _views(wanted, backgrounds, settings.data, ViewStore(folder / "views"), limit=options.limit)
+    config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
+    if options.command == "ranges":
+        from training.cartoon.backbone import activation_ranges  # noqa: PLC0415 - only training's environment has ONNX
+
+        learned = {row.id for row in rows if row.split == "train"}
+        seen = [view for view in ViewStore(folder / "views").views() if view.picture in learned]
+        print(f"ranges = {activation_ranges(options.vgg, seen[:: len(seen) // _RANGED], threads=options.threads)}")
+        return 0
     if options.command == "features":
-        from training.cartoon.backbone import compute_features  # noqa: PLC0415 - only training's environment has ONNX
+        from training.cartoon.backbone import compute_features  # noqa: PLC0415 - as above
 
         order = {row.id: number for number, row in enumerate(wanted)}
         views = [view for view in ViewStore(folder / "views").views() if view.picture in order]
         views.sort(key=lambda view: order[view.picture])
-        count = compute_features(options.vgg, views, folder / "features", threads=options.threads)
+        count = compute_features(options.vgg, views, folder / "features", config["ranges"], threads=options.threads)
         print(f"{count} new views")
         return 0
     from training.cartoon import fitting  # noqa: PLC0415 - likewise scikit-learn's cost
 
-    config = tomllib.loads(CONFIG.read_text(encoding="utf-8"))
     RESULTS.mkdir(exist_ok=True)
     try:
         examples = fitting.load_examples(rows, folder / "features")
@@ -83,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         head, text = fitting.fit_final(examples, config)
         path = MODEL / "1" / "extension.onnx"
-        size = write_fragment(path, config["blocks"], head)
+        size = write_fragment(path, config["blocks"], head, config["ranges"])
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         text += f"\nExtension: {size} bytes, sha256 {digest}.\n"
     (RESULTS / f"{options.command}.md").write_text(text, encoding="utf-8")

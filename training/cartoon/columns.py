@@ -8,11 +8,13 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BLOCKS", "WIDTHS", "columns"]
+__all__ = ["BLOCKS", "VERSION", "WIDTHS", "columns"]
 
 WIDTHS: Final = {1: 64, 2: 128, 3: 256, 4: 512, 5: 512}
 """Channels behind each block."""
 BLOCKS: Final = tuple(WIDTHS)
+VERSION: Final = 2
+"""Of what a feature is: to be raised with every change."""
 
 
 def columns(blocks: Sequence[int]) -> NDArray[np.int64]:

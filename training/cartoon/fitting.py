@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from evaluation.metrics.detection import roc_auc
 from evaluation.metrics.intervals import Proportion, proportion
-from training.cartoon.columns import columns
+from training.cartoon.columns import VERSION, columns
 from training.data.manifest import Row
 from training.generated.examples import unit_weights
 from training.generated.head import LinearHead, calibrated, fit_linear
@@ -74,7 +74,7 @@ def load_examples(rows: Sequence[Row], folder: Path) -> Examples:
     """
     by_id = {row.id: row for row in rows}
     found: list[tuple[str, str, Floats]] = []
-    for path in sorted(folder.glob("*/*.npz")):
+    for path in sorted(folder.glob(f"*-v{VERSION}/*.npz")):
         with np.load(path) as shard:
             found += zip(
                 (str(key) for key in shard["keys"]), (str(s) for s in shard["seen"]), shard["features"], strict=True

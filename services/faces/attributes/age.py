@@ -68,4 +68,6 @@ def _estimate(distribution: NDArray[np.float64]) -> AgeEstimate:
     )
 
 
-NETWORK: Final = FaceNetwork(model="age", cut=partial(face_chip, size=64), views=2, prepare=normalised, read=read)
+NETWORK: Final = FaceNetwork(
+    model="age", cut=partial(face_chip, size=64, as_dlib=True), views=2, prepare=normalised, read=read
+)

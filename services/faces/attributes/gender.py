@@ -35,4 +35,6 @@ def read(probabilities: NDArray[np.floating]) -> list[GenderEstimate]:
     return estimates
 
 
-NETWORK: Final = FaceNetwork(model="gender", cut=partial(face_chip, size=32), views=2, prepare=normalised, read=read)
+NETWORK: Final = FaceNetwork(
+    model="gender", cut=partial(face_chip, size=32, as_dlib=True), views=2, prepare=normalised, read=read
+)

@@ -16,9 +16,16 @@ from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
 EYES_AND_MOUTH = np.array([(204.0, 107.0), (245.0, 110.0), (219.0, 148.0)])
 
 
-def face(points: np.ndarray) -> DetectedFace:
+def face(points: np.ndarray, *, corners: bool = False) -> DetectedFace:
     eye_right, eye_left, mouth = (Point(*point) for point in points)
-    landmarks = Landmarks(right_eye=eye_right, left_eye=eye_left, nose=mouth, mouth=mouth)
+    landmarks = Landmarks(
+        right_eye=eye_right,
+        left_eye=eye_left,
+        nose=mouth,
+        mouth=mouth,
+        mouth_right=mouth if corners else None,
+        mouth_left=mouth if corners else None,
+    )
     return DetectedFace(box=Box(0, 0, 1, 1), confidence=1, detector=FaceDetector.MEDIAPIPE, landmarks=landmarks)
 
 
@@ -45,6 +52,17 @@ def test_points_that_do_not_agree_are_fitted_by_least_squares():
 
 def test_points_in_one_place_have_no_similarity():
     assert fit_similarity(np.ones((3, 2)), EYES_AND_MOUTH) is None
+
+
+def test_landmarks_with_the_corners_of_the_mouth_have_places_of_their_own_in_dlibs_chips():
+    by_corners = np.array([(0.305, 0.274), (0.685, 0.274), (0.503, 0.671)]) * 200 + 100
+    by_middle = np.array([(0.310, 0.303), (0.690, 0.303), (0.505, 0.717)]) * 200 + 100
+    rgb = np.random.default_rng(0).integers(0, 256, (400, 400, 3)).astype(np.uint8)
+    chip = face_chip(rgb, face(by_middle), 64, as_dlib=True)
+    assert np.array_equal(face_chip(rgb, face(by_corners, corners=True), 64, as_dlib=True), chip), "one chip by either"
+    # What was trained here learned from chips that know no difference.
+    assert np.array_equal(face_chip(rgb, face(by_middle, corners=True), 64), face_chip(rgb, face(by_middle), 64))
+    assert not np.array_equal(face_chip(rgb, face(by_middle, corners=True), 64, as_dlib=True), chip)
 
 
 @pytest.mark.parametrize("size", [32, 64, 160])

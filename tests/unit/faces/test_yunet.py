@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
 
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.faces.face import FaceDetector
-from services.faces.finders.yunet import LONGEST_SIDE, OUTPUTS, STRIDES, YuNetFinder, prepared
+from services.faces.finders.yunet import COARSE_SIDE, FINE_SIDE, INPUT, OUTPUTS, STRIDES, YuNetFinder, prepared
+from triton_models.layout import SOURCE_FOLDER
 
 WIDTHS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 
@@ -20,24 +23,31 @@ def picture(width: int, height: int) -> Picture:
 
 
 class Network:
-    """Answers as the network does, with faces at planted places (stride, column, row, confidence, size in pixels)."""
+    """Answers as the network does, with faces at planted places (stride, column, row, confidence, size in pixels).
 
-    def __init__(self, *planted: tuple[int, int, int, float, float]) -> None:
+    Args:
+        planted: what it sees in the fine look, the larger one.
+        coarse: what it sees in the coarse look.
+    """
+
+    def __init__(self, *planted: tuple[int, int, int, float, float], coarse=()) -> None:
         self.planted = planted
-        self.seen: np.ndarray | None = None
+        self.coarse = coarse
+        self.seen: list[np.ndarray] = []
 
     async def infer(self, model, inputs, outputs):
         assert model == "yunet"
         assert tuple(outputs) == OUTPUTS
-        (self.seen,) = inputs.values()
-        _, _, height, width = self.seen.shape
+        (pixels,) = inputs.values()
+        self.seen.append(pixels)
+        _, _, height, width = pixels.shape
         answer = {
             name: np.zeros((1, (height // stride) * (width // stride), WIDTHS[part]), np.float32)
             for part in WIDTHS
             for stride in STRIDES
             for name in [f"{part}_{stride}"]
         }
-        for stride, column, row, confidence, size in self.planted:
+        for stride, column, row, confidence, size in self.coarse if max(height, width) == COARSE_SIDE else self.planted:
             place = row * (width // stride) + column
             answer[f"cls_{stride}"][0, place] = confidence
             answer[f"obj_{stride}"][0, place] = confidence
@@ -48,18 +58,30 @@ class Network:
 
 async def test_what_the_network_sees(limiter):
     network = Network()
-    assert await YuNetFinder(network, limiter).find(picture(1000, 500), min_confidence=0.5) == []
-    assert network.seen.dtype == np.float32
-    assert network.seen.shape == (1, 3, 320, LONGEST_SIDE), "reduced; both sides are multiples of 32"
-    assert network.seen[0, 2].max() == 200, "blue, green, red"
-    assert network.seen[0, :2].max() == 0
-    small, scale = prepared(picture(50, 40))
-    assert (small.shape, scale) == ((1, 3, 64, 64), 1.0), "filled up, never enlarged"
+    assert await YuNetFinder(network, limiter).find(picture(1600, 800), min_confidence=0.5) == []
+    fine, coarse = network.seen
+    assert fine.dtype == coarse.dtype == np.uint8
+    assert fine.shape == (1, 3, 480, FINE_SIDE), "reduced; both sides are multiples of 32"
+    assert coarse.shape == (1, 3, 160, COARSE_SIDE)
+    for pixels in (fine, coarse):
+        assert pixels[0, 2].max() == 200, "blue, green, red"
+        assert pixels[0, :2].max() == 0
+    small = prepared(picture(50, 40), FINE_SIDE)
+    assert (small.pixels.shape, small.scale) == ((1, 3, 64, 64), 1.0), "filled up, never enlarged"
+    assert (small.pixels[0, 2, :40, :50] == 200).all()
+    assert not small.pixels[0, 2, 40:].any()
+    assert not small.pixels[0, 2, :, 50:].any()
+
+
+async def test_a_small_picture_is_looked_at_once(limiter):
+    network = Network()
+    await YuNetFinder(network, limiter).find(picture(COARSE_SIDE, 200), min_confidence=0.5)
+    assert len(network.seen) == 1
 
 
 async def test_a_planted_face_is_where_it_was_planted(limiter):
     network = Network((16, 10, 5, 0.9, 64.0))
-    (face,) = await YuNetFinder(network, limiter).find(picture(1280, 640), min_confidence=0.5)
+    (face,) = await YuNetFinder(network, limiter).find(picture(1920, 960), min_confidence=0.5)
     # The network saw half of every side: its middle lies at ((10 + 0.5) * 16, (5 + 0.25) * 16) there, doubled here.
     assert (face.box.centre.x, face.box.centre.y) == pytest.approx((336.0, 168.0))
     assert (face.box.width, face.box.height) == pytest.approx((128.0, 128.0))
@@ -68,6 +90,21 @@ async def test_a_planted_face_is_where_it_was_planted(limiter):
     assert (face.landmarks.right_eye.x, face.landmarks.right_eye.y) == pytest.approx((320.0, 163.2))
     assert (face.landmarks.mouth_left.x, face.landmarks.mouth_left.y) == pytest.approx((345.6, 188.8))
     assert face.landmarks.mouth.x == pytest.approx((face.landmarks.mouth_right.x + face.landmarks.mouth_left.x) / 2)
+
+
+async def test_the_coarse_look_is_for_faces_that_are_too_large_for_the_fine_one(limiter):
+    large, small = (32, 5, 2, 0.8, 120.0), (16, 2, 2, 0.9, 60.0)
+    network = Network(coarse=(large, small))
+    (face,) = await YuNetFinder(network, limiter).find(picture(1280, 640), min_confidence=0.5)
+    assert (face.box.width, face.box.height) == pytest.approx((480.0, 480.0)), "a quarter of each side was seen"
+    assert (face.box.centre.x, face.box.centre.y) == pytest.approx((5.5 * 32 * 4, 2.25 * 32 * 4))
+
+
+async def test_what_both_looks_show_is_one_face(limiter):
+    # A third of the fine look's places and pixels.
+    network = Network((32, 7, 3, 0.7, 270.0), coarse=((32, 2, 1, 0.8, 90.0),))
+    faces = await YuNetFinder(network, limiter).find(picture(960, 640), min_confidence=0.5)
+    assert [round(face.confidence, 2) for face in faces] == [0.8]
 
 
 async def test_one_face_one_box_and_never_outside_the_picture(limiter):
@@ -79,6 +116,18 @@ async def test_one_face_one_box_and_never_outside_the_picture(limiter):
     for face in faces:
         assert face.box.x_max <= 640
         assert face.box.y_max <= 320
+
+
+def test_the_served_network_is_asked_by_its_own_names_and_types():
+    path = SOURCE_FOLDER / "yunet" / "config.pbtxt"
+    config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+    (taken,) = config.input
+    look = prepared(picture(50, 40), FINE_SIDE)
+    assert (taken.name, taken.data_type, list(taken.dims)) == (INPUT, model_config_pb2.TYPE_UINT8, [3, -1, -1])
+    assert look.pixels.dtype == np.uint8
+    assert {each.name: list(each.dims) for each in config.output} == {
+        name: [-1, WIDTHS[name.split("_")[0]]] for name in OUTPUTS
+    }
 
 
 async def test_without_the_network_it_says_so(limiter, astronaut):

@@ -232,6 +232,39 @@ def test_the_fragment_behind_the_package_is_one_network(package):
         head_fragment([1], head)
 
 
+def test_in_eight_bits_it_is_nearly_the_same_network(package, tmp_path):
+    content, _, onnx = package
+    from training.cartoon.backbone import activation_ranges, features_fragment
+
+    (tmp_path / "vgg.onnx").write_bytes(content)
+    rng = np.random.default_rng(2)
+    views = [
+        View(
+            f"{number}/whole", "whole", np.clip(rng.normal(100, 60, (kind.SIDE, kind.SIDE, 3)), 0, 255).astype(np.uint8)
+        )
+        for number in range(3)
+    ]
+    ranges = activation_ranges(tmp_path / "vgg.onnx", views, threads=1)
+    assert len(ranges) == 13
+    assert min(ranges) > 0
+    batch = kind.prepared([view.rgb for view in views])
+    exact, rounded = (
+        session_of(content + features_fragment(each)).run(["features"], {kind.INPUT: batch})[0]
+        for each in (None, ranges)
+    )
+    model = onnx.load_from_string(content + features_fragment(ranges))
+    onnx.checker.check_model(model)
+    assert sum(node.op_type == "Conv" for node in model.graph.node) == 13
+    assert 0 < np.abs(rounded - exact).mean() < 0.03 * np.abs(exact).mean()
+    # With ranges that are too small it is another network: the bound above can be broken.
+    (cut,) = session_of(content + features_fragment([each / 20 for each in ranges])).run(
+        ["features"], {kind.INPUT: batch}
+    )
+    assert np.abs(cut - exact).mean() > 0.2 * np.abs(exact).mean()
+    with pytest.raises(ValueError, match="12 ranges for 13 convolutions"):
+        features_fragment(ranges[1:])
+
+
 def first_block(batch, weights):
     """Means and deviations behind the first block, by the definition of a convolution."""
     current = batch.transpose(0, 3, 1, 2).astype(np.float64)

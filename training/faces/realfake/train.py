@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
 from training.faces.realfake.config import RunConfig
 from training.faces.realfake.network import RealFake, load_facenet
 from training.faces.realfake.samples import Sampler
+from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["load_average", "log_odds", "overfit", "train", "use_threads"]
 

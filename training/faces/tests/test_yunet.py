@@ -1,6 +1,7 @@
 """YuNet: its form, the scenes, what is learned of the teacher, and how agreement is counted."""
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -10,7 +11,7 @@ from services.common.detection import Point
 from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
 from training.faces.tests.conftest import drawn_face
 from training.faces.yunet.config import RunConfig
-from training.faces.yunet.judging import agreement, export_onnx, faces_found
+from training.faces.yunet.judging import Agreement, agreement, export_onnx, faces_found, refusal, take_bytes
 from training.faces.yunet.network import OUTPUTS, Served, YuNet
 from training.faces.yunet.scenes import SceneMaker
 from training.faces.yunet.train import Teacher, distance, load_average, train
@@ -74,6 +75,21 @@ def test_outputs_are_those_of_the_published_export_at_any_size(tmp_path):
         assert np.abs(answer - wanted.numpy()).max() < 1e-3
     scores = dict(zip(OUTPUTS, answers, strict=True))["cls_8"]
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_what_is_served_takes_bytes_and_finds_the_same(tmp_path, teacher_file, scenes):
+    served = tmp_path / "model.onnx"
+    served.write_bytes(teacher_file.read_bytes())
+    take_bytes(served)
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 3, 64, 96)).astype(np.uint8)
+    exact, same = (
+        onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"input": values})
+        for path, values in ((teacher_file, pictures.astype(np.float32)), (served, pictures))
+    )
+    assert all(np.array_equal(one, other) for one, other in zip(exact, same, strict=True))
+    # And OpenCV, by which it is judged, reads it too.
+    shown = [scenes.scene(number, 96, with_faces=True) for number in range(2)]
+    assert faces_found(served, shown) == faces_found(teacher_file, shown)
 
 
 def test_a_teacher_of_one_size_is_refused(tmp_path):
@@ -166,6 +182,40 @@ def test_agreement_counts_faces_found_missed_and_extra():
     # On the verge of the threshold neither is wrong.
     close = agreement([[_face(0, 0.61)]], [[_face(0, 0.55)]])
     assert (close.found, close.extra) == (1, 0)
+
+
+def _agreed(*scenes: tuple[int, int, int, int]) -> Agreement:
+    return Agreement(np.array(scenes, np.int64), 0.02)
+
+
+def test_shares_have_intervals_by_scene():
+    same = _agreed(*[(10, 9, 9, 0)] * 30)
+    interval = same.intervals()["found"]
+    assert (interval.low, interval.high) == pytest.approx((0.9, 0.9)), "no scene differs from another"
+    apart = _agreed(*[(10, 10, 10, 0)] * 27, *[(10, 0, 9, 9)] * 3)
+    assert (apart.shares, apart.alarmed) == ({"found": 0.9, "extra": 0.09}, 3)
+    found, extra = apart.intervals()["found"], apart.intervals()["extra"]
+    assert 0.7 < found.low < 0.85
+    assert 0.95 < found.high <= 1
+    assert 0 <= extra.low < 0.05
+    assert 0.15 < extra.high < 0.3
+
+
+def test_only_what_is_useful_and_no_worse_takes_the_place_of_what_is_there():
+    good, better = _agreed((100, 90, 92, 2)), _agreed((100, 96, 97, 1))
+    assert refusal(good, None) is None
+    assert refusal(better, good) is None
+    assert refusal(good, good) is None
+    assert "worse than what is there" in refusal(good, better)
+    assert "not useful: 0.840 found" in refusal(_agreed((100, 84, 84, 0)), None)
+    assert "0.060 extra" in refusal(_agreed((100, 99, 99, 6)), None)
+
+
+def test_outputs_of_one_size_and_no_others_have_one_name(tmp_path):
+    export_onnx(YuNet().eval(), tmp_path / "model.onnx")
+    outputs = onnx.load(tmp_path / "model.onnx").graph.output
+    names = {node.name: node.type.tensor_type.shape.dim[1].dim_param for node in outputs}
+    assert names == {name: f"places_{name.split('_')[1]}" for name in OUTPUTS}
 
 
 def test_a_network_agrees_with_itself(teacher_file, scenes):

@@ -13,11 +13,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from evaluation.metrics.intervals import Interval, bootstrap
 from services.faces.face import DetectedFace
 from training.faces.finding import PublishedYuNet
 from training.faces.yunet.network import OUTPUTS, Served, YuNet
 
-__all__ = ["Agreement", "agreement", "export_onnx", "faces_found"]
+__all__ = ["AIM", "Agreement", "agreement", "export_onnx", "faces_found", "refusal", "take_bytes"]
 
 RGB = NDArray[np.uint8]
 
@@ -29,40 +30,98 @@ _OVERLAP: Final = 0.5
 OPSET: Final = 15
 
 
+AIM: Final = (0.95, 0.02)
+"""Share of the teacher's faces to be found at least, and of extra ones at most."""
+USEFUL: Final = (0.85, 0.05)
+"""The same, below which a network is not served: MediaPipe's finder, which needs none, then finds more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """Counts over pictures.
+    """Counts over n scenes.
 
     Attributes:
-        faces: of the teacher.
-        found: of these, what the network finds too (overlap of at least 0.5).
-        seen: faces of the network.
-        extra: of these, what the teacher does not see.
+        scenes: int64 (n, 4): in each scene the faces of the teacher; of these, what the network finds too (overlap of
+            at least 0.5); the faces of the network; of these, what the teacher does not see.
         landmarks_off: mean distance of landmarks of the faces found, as a share of the face's width.
     """
 
-    faces: int
-    found: int
-    seen: int
-    extra: int
+    scenes: NDArray[np.int64]
     landmarks_off: float
+
+    @property
+    def faces(self) -> int:
+        """Faces of the teacher."""
+        return int(self.scenes[:, 0].sum())
+
+    @property
+    def found(self) -> int:
+        """Of these, what the network finds too."""
+        return int(self.scenes[:, 1].sum())
+
+    @property
+    def seen(self) -> int:
+        """Faces of the network."""
+        return int(self.scenes[:, 2].sum())
+
+    @property
+    def extra(self) -> int:
+        """Of these, what the teacher does not see."""
+        return int(self.scenes[:, 3].sum())
+
+    @property
+    def alarmed(self) -> int:
+        """Scenes in which the network sees something that the teacher does not."""
+        return int((self.scenes[:, 3] > 0).sum())
 
     @property
     def shares(self) -> dict[str, float]:
         """`found` of the teacher's faces, and `extra` of the teacher's number of faces."""
         return {"found": self.found / max(1, self.faces), "extra": self.extra / max(1, self.faces)}
 
+    def intervals(self) -> dict[str, Interval | None]:
+        """95 % intervals of `shares`, by scene."""
+
+        def share(column: int) -> Interval | None:
+            def of(chosen: NDArray[np.int64]) -> float:
+                drawn = self.scenes[chosen].sum(axis=0)
+                return float(drawn[column]) / max(1, int(drawn[0]))
+
+            return bootstrap(of, None, length=len(self.scenes)).interval
+
+        return {"found": share(1), "extra": share(3)}
+
+
+def refusal(new: Agreement, there: Agreement | None) -> str | None:
+    """Why a network is not to take its place in triton_models/; None if it is.
+
+    It has to be useful, and no worse than what is there: no more faces missed and seen in excess, together.
+
+    Args:
+        new: on scenes with faces.
+        there: of the network that is served, on the same scenes; None if there is none.
+    """
+    found, extra = new.shares["found"], new.shares["extra"]
+    if found < USEFUL[0] or extra > USEFUL[1]:
+        return f"not useful: {found:.3f} found of at least {USEFUL[0]}, {extra:.3f} extra of at most {USEFUL[1]}"
+    if there is not None and there.found - there.extra > new.found - new.extra:
+        return f"worse than what is there: {there.found} found and {there.extra} extra, now {new.found} and {new.extra}"
+    return None
+
 
 def export_onnx(network: YuNet, target: Path) -> None:
     """Writes the network with the inputs and outputs of the published export; batch, height and width are free."""
-    places = {1: "places"}
     torch.onnx.export(
         Served(network).eval(),
         (torch.rand(1, 3, 192, 256) * 255,),
         str(target),
         input_names=["input"],
         output_names=list(OUTPUTS),
-        dynamic_axes={"input": {2: "height", 3: "width"}, **dict.fromkeys(OUTPUTS, places)},
+        # A name for each stride: what has one name has one size, and may share memory.
+        dynamic_axes={
+            "input": {2: "height", 3: "width"},
+            **{name: {1: f"places_{name.split('_')[1]}"} for name in OUTPUTS},
+        },
         opset_version=OPSET,
         dynamo=False,
     )
@@ -70,6 +129,20 @@ def export_onnx(network: YuNet, target: Path) -> None:
     _free_batch(model)
     onnx.checker.check_model(model)
     onnx.save(model, str(target))
+
+
+def take_bytes(path: Path) -> None:
+    """Makes the input of an exported file uint8, as pictures are: a quarter of what there is to send."""
+    model = onnx.load(str(path))
+    (taken,) = model.graph.input
+    taken.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            if name == taken.name:
+                node.input[index] = "pixels"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", [taken.name], ["pixels"], to=onnx.TensorProto.FLOAT))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(path))
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -99,21 +172,16 @@ def faces_found(network: YuNet | Path, pictures: Sequence[RGB]) -> list[list[Det
 
 def agreement(teacher: Sequence[Sequence[DetectedFace]], student: Sequence[Sequence[DetectedFace]]) -> Agreement:
     """Compares what two found in the same pictures (`faces_found`)."""
-    faces = found = seen = extra = 0
+    scenes: list[tuple[int, int, int, int]] = []
     off: list[float] = []
     for wanted, given in zip(teacher, student, strict=True):
-        for face in wanted:
-            if face.confidence >= CONFIDENCE:
-                faces += 1
-                match = _match(face, given)
-                found += match is not None
-                if match is not None:
-                    off.append(_landmarks_off(face, match))
-        for face in given:
-            if face.confidence >= CONFIDENCE:
-                seen += 1
-                extra += _match(face, wanted) is None
-    return Agreement(faces, found, seen, extra, float(np.mean(off)) if off else float("nan"))
+        faces = [face for face in wanted if face.confidence >= CONFIDENCE]
+        seen = [face for face in given if face.confidence >= CONFIDENCE]
+        matches = [(face, match) for face in faces if (match := _match(face, given)) is not None]
+        off += [_landmarks_off(face, match) for face, match in matches]
+        extra = sum(_match(face, wanted) is None for face in seen)
+        scenes.append((len(faces), len(matches), len(seen), extra))
+    return Agreement(np.array(scenes, np.int64).reshape(-1, 4), float(np.mean(off)) if off else float("nan"))
 
 
 def _match(face: DetectedFace, others: Sequence[DetectedFace]) -> DetectedFace | None:

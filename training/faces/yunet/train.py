@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from training.faces._loop import Stop, append_row, blend, read_checkpoint, write_checkpoint
 from training.faces.yunet.config import RunConfig
 from training.faces.yunet.network import HINTS, OUTPUTS, STRIDES, Maps, YuNet
 from training.faces.yunet.scenes import SceneMaker
+from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["Teacher", "distance", "hint_distance", "load_average", "train"]
 
@@ -57,8 +57,10 @@ class Teacher:
         self._input = self._session.get_inputs()[0].name
 
     def maps(self, pictures: NDArray[np.float32]) -> Maps:
-        """What it says of pictures, float32 (n, 3, h, w), BGR, 0-255: `OUTPUTS`, `cls` and `obj` as probabilities, and
-        `HINTS`.
+        """What it says of pictures: `OUTPUTS`, `cls` and `obj` as probabilities, and `HINTS`.
+
+        Args:
+            pictures: float32 (n, 3, h, w), BGR, 0-255.
         """
         names = (*OUTPUTS, *HINTS)
         answers = [self._session.run(list(names), {self._input: picture[None]}) for picture in pictures]
