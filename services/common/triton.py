@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,11 +17,15 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from services.common.context import outbound_metadata, time_remaining
 from services.common.errors import DeadlineExceeded, ModelUnavailable, Overloaded
 
-__all__ = ["ModelDescription", "Tensor", "TritonClient"]
+__all__ = ["MOST_WAITING", "ModelDescription", "Tensor", "TritonClient"]
 
 READY_SECONDS: Final = 1.0
 DESCRIBE_SECONDS: Final = 2.0
 """Longest waits for an answer that needs no network to run."""
+MOST_WAITING: Final = 64
+"""Requests to one model that wait for their answers at a time; one more is refused at once. Triton's own queue policy
+would do this too, but holds requests that overlap back for half a second now and then, and ever more often
+(https://github.com/triton-inference-server/server/issues/8870), in the versions before its core's pull request 509."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ class TritonClient:
     def __init__(self, client: triton.InferenceServerClient, *, timeout_seconds: float) -> None:
         self._client = client
         self._timeout_seconds = timeout_seconds
+        self._waiting: Counter[str] = Counter()
 
     @classmethod
     @asynccontextmanager
@@ -90,7 +96,7 @@ class TritonClient:
 
         Raises:
             ModelUnavailable: the model is not installed, or Triton is away.
-            Overloaded: the model's queue is full.
+            Overloaded: `MOST_WAITING` requests wait for this model already.
             DeadlineExceeded: no answer in time.
         """
         tensors = []
@@ -99,6 +105,9 @@ class TritonClient:
             tensor.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(tensor)
         seconds = time_remaining(self._timeout_seconds)
+        if self._waiting[model] >= MOST_WAITING:
+            raise Overloaded(f"Model {model} is busy. Try again in a moment.")
+        self._waiting[model] += 1
         try:
             result = await self._client.infer(
                 model,
@@ -109,6 +118,8 @@ class TritonClient:
             )
         except InferenceServerException as error:
             raise _translate(error, model, seconds) from error
+        finally:
+            self._waiting[model] -= 1
         return {name: result.as_numpy(name) for name in outputs}
 
     async def server_version(self) -> str:

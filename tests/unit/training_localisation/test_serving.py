@@ -46,11 +46,7 @@ def test_pictures_are_not_put_into_one_batch(config):
     assert config.max_batch_size == 1
 
 
-def test_what_does_not_fit_is_refused(config):
-    policy = config.dynamic_batching.default_queue_policy
-    assert policy.timeout_action == model_config_pb2.ModelQueuePolicy.REJECT
-    assert policy.default_timeout_microseconds > 0
-    assert policy.max_queue_size >= config.max_batch_size
+def test_one_version_is_served_by_our_backend(config):
     assert config.version_policy.latest.num_versions == 1
     assert config.backend == "onnxruntime"
 

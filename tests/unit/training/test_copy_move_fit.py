@@ -1,0 +1,221 @@
+"""The trees that are written are the trees that were fitted, on pairs that are labelled as what they are."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from skimage import data
+
+from services.passive.detectors._copy_move import repetition
+from tests.unit.training.conftest import as_file
+from training.copy_move.__main__ import main
+from training.copy_move.fitting import fit, held_out, report, write_model
+from training.copy_move.pairs import Pairs, label_of, regions_of
+from training.copy_move.pictures import Made, Task, make_picture, tasks
+from training.copy_move.rendered import PAINTERS, products
+from training.data.build import mask_path, picture_path
+from training.data.manifest import Row
+
+TELLING = repetition.FEATURES.index("over_noise")
+
+
+def synthetic(seed, *, pictures=120, difference=3.0):
+    """Pairs of which one feature tells; even pictures are planted and have one copy each, odd ones are honest."""
+    rng = np.random.default_rng(seed)
+    of_picture = np.repeat(np.arange(pictures), 4)
+    copied = (of_picture % 2 == 0) & (np.arange(len(of_picture)) % 4 == 0)
+    features = rng.standard_normal((len(of_picture), len(repetition.FEATURES)))
+    features[:, TELLING] -= difference * copied
+    names = np.array([f"{seed}/{index}" for index in range(pictures)])
+    return Pairs(
+        features=features,
+        copied=copied,
+        pictures=of_picture,
+        names=names,
+        groups=names,
+        kinds=np.array(["planted", "honest"])[np.arange(pictures) % 2],
+    )
+
+
+@pytest.fixture
+def logit_of(monkeypatch, tmp_path):
+    """Writes trees to a file and reads them as the detector does."""
+
+    def read(trees, **options):
+        write_model(trees, tmp_path / "model.json", **options)
+        monkeypatch.setattr(repetition, "MODEL", tmp_path / "model.json")
+        repetition._model.cache_clear()
+        return repetition._model().logit
+
+    yield read
+    repetition._model.cache_clear()
+
+
+def test_the_detector_reads_the_trees_that_were_fitted(logit_of):
+    trees = fit(synthetic(1))
+    logit = logit_of(trees, decision=0.9)
+    unseen = synthetic(2).features
+    expected = trees.decision_function(unseen) - np.log(0.9 / 0.1)
+    assert np.ptp(expected) > 2.0
+    assert [logit(features) for features in unseen.tolist()] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_feature_that_tells_is_found_and_chance_is_not():
+    for difference, least, most in ((3.0, 0.9, 1.0), (0.0, 0.3, 0.7)):
+        pairs = synthetic(3, difference=difference)
+        probabilities = held_out(pairs)
+        pairwise = probabilities[pairs.copied][:, None] > probabilities[~pairs.copied]
+        assert least <= pairwise.mean() <= most
+
+
+def test_folds_do_not_learn_from_the_photograph_that_they_judge():
+    """Four pictures a photograph that share a mark, which tells nothing of others: those left out stay in the dark."""
+    pairs = synthetic(4, difference=0.0)
+    photographs = pairs.pictures // 4
+    copied = np.random.default_rng(4).random(photographs.max() + 1)[photographs] < 0.5
+    features = pairs.features.copy()
+    features[:, TELLING] = photographs
+    marked = dataclasses.replace(pairs, features=features, copied=copied)
+    apart = dataclasses.replace(marked, groups=np.array([str(index // 4) for index in range(len(pairs.names))]))
+
+    def share_right(which):
+        return ((held_out(which) > 0.5) == copied).mean()
+
+    assert share_right(marked) > share_right(apart) + 0.2
+
+
+def test_the_report_counts_pictures_found_and_names_the_accused():
+    pairs = synthetic(5, pictures=4)
+    probabilities = np.zeros(16)
+    probabilities[0] = 0.95  # the copy of the first planted picture
+    probabilities[9] = 0.99  # of the other planted picture a pair that is no copy: not found
+    probabilities[6] = 0.91  # of the first honest one
+    lines = report(pairs, probabilities, (0.9, 0.94)).splitlines()
+    assert lines[1].split() == ["0.90", "1/2", "0/0", "1/2", "0/0"]
+    assert lines[2].split() == ["0.94", "1/2", "0/0", "0/2", "0/0"]
+    assert lines[3:] == ["accused: 5/1 (0.910)"]
+
+
+def test_copies_alone_cannot_be_fitted():
+    pairs = synthetic(6)
+    with pytest.raises(ValueError, match="copies and look-alikes"):
+        fit(dataclasses.replace(pairs, copied=np.ones_like(pairs.copied)))
+
+
+def test_from_saved_pairs_to_the_file_of_the_detector(tmp_path, capsys):
+    synthetic(1).save(tmp_path / "train.npz")
+    synthetic(2).save(tmp_path / "calibrate.npz")
+    files = [str(tmp_path / "train.npz"), "--calibrate", str(tmp_path / "calibrate.npz")]
+    shipped = repetition.MODEL.read_bytes()
+    assert main(["fit", *files, "--out", str(tmp_path / "model.json")]) == 0
+    written = json.loads((tmp_path / "model.json").read_text())
+    assert written["features"] == list(repetition.FEATURES)
+    assert len(written["trees"]) == 150
+    assert capsys.readouterr().out.count("planted found") == 2
+    assert repetition.MODEL.read_bytes() == shipped
+
+
+# --- Pictures ---
+
+
+@pytest.fixture
+def photograph():
+    return np.ascontiguousarray(data.astronaut()[:360, :400])
+
+
+def planted(rgb):
+    """A square of it twice, and where."""
+    forged, truth = rgb.copy(), np.zeros(rgb.shape[:2], bool)
+    forged[230:310, 20:100] = rgb[40:120, 180:260]
+    truth[230:310, 20:100] = truth[40:120, 180:260] = True
+    return Made(rgb=forged, truth=truth)
+
+
+def test_the_planted_copy_is_labelled_and_nothing_in_the_honest_picture(photograph):
+    tasks_of = [Task(name=kind, kind=kind, group="astronaut") for kind in ("planted", "honest")]
+    pairs = Pairs.collect(zip(tasks_of, (planted(photograph), Made(rgb=photograph)), strict=True))
+    assert pairs.names.tolist() == ["planted", "honest"]
+    assert pairs.features.shape == (len(pairs.copied), len(repetition.FEATURES))
+    assert pairs.copied[pairs.pictures == 0].sum() == 1
+    assert not pairs.copied[pairs.pictures == 1].any()
+    copy = pairs.features[pairs.copied][0]
+    assert copy[repetition.FEATURES.index("flat_fine")] > 0.95
+    assert copy[repetition.FEATURES.index("area")] == pytest.approx(np.log2(80 * 80), abs=0.3)
+
+
+def test_the_dense_field_is_looked_at_also_where_keypoints_are_certain(photograph, monkeypatch):
+    made = planted(photograph)
+    called = []
+    search = regions_of.__globals__["find_copy_moves"]
+    monkeypatch.setitem(
+        regions_of.__globals__, "find_copy_moves", lambda *a, **k: called.append(search(*a, **k)) or called[-1]
+    )
+    regions = regions_of(made)
+    assert any(result.dense for result in called)
+    assert sum(bool(label_of(region, "planted", made)) for region in regions) == 1  # not once for each way
+
+
+def test_labels_follow_what_was_copied(photograph):
+    made = planted(photograph)
+    (region,) = (region for region in regions_of(made) if label_of(region, "planted", made))
+    elsewhere = np.zeros_like(made.truth)
+    elsewhere[:20] = True
+    only_source = np.zeros_like(made.truth)
+    only_source[40:120, 180:260] = True
+    assert label_of(region, "rendered", Made(rgb=made.rgb)) is False
+    assert label_of(region, "planted", Made(rgb=made.rgb, truth=elsewhere)) is False
+    assert label_of(region, "forged", Made(rgb=made.rgb, truth=elsewhere)) is None
+    assert label_of(region, "planted", Made(rgb=made.rgb, truth=only_source)) is None
+    assert label_of(region, "forged", Made(rgb=made.rgb, truth=only_source)) is True
+
+
+def row_of(number, kind="photograph", **fields):
+    digits = f"{number:016x}"
+    values = {"maker": "camera", "source": "photos", "path": f"{number}.png", "mask": "", "mask_sha256": "", "crop": ""}
+    size = {"width": 400, "height": 360, "dhash": "0" * 64, "group": digits, "split": "train"}
+    return Row(**{"id": digits, "kind": kind, "sha256": f"{number:064x}", **values, **size, **fields})
+
+
+def test_tasks_are_of_the_split_and_what_is_there_and_make_the_same_picture_again(photograph, tmp_path):
+    by_hand = row_of(
+        3, "forged", maker="copy_move", source="shared/casia2_256", mask="m.png", mask_sha256="ab" * 32, path="f.png"
+    )
+    spliced = dataclasses.replace(by_hand, id="4" * 16, maker="splice")
+    rows = [row_of(1), row_of(2, split="calibrate"), by_hand, spliced, row_of(9)]
+    for row in rows[:4]:
+        picture_path(tmp_path, row).parent.mkdir(parents=True, exist_ok=True)
+        picture_path(tmp_path, row).write_bytes(as_file(photograph))
+    truth = np.zeros((360, 400, 3), np.uint8)
+    truth[40:120, 180:260] = 255
+    mask_path(tmp_path, by_hand).parent.mkdir(parents=True)
+    mask_path(tmp_path, by_hand).write_bytes(as_file(truth))
+
+    chosen = tasks(rows, tmp_path, "train")
+    of_photographs = {task.kind: task for task in chosen if task.kind != "rendered"}
+    assert len([task for task in chosen if task.kind != "rendered"]) == 3
+    assert {task.rows[0].id for task in of_photographs.values()} == {rows[0].id, by_hand.id}
+    made = {kind: make_picture(task, tmp_path) for kind, task in of_photographs.items()}
+    assert made["honest"].truth is None
+    assert made["forged"].truth.mean() == pytest.approx(80 * 80 / (360 * 400), rel=0.05)
+    assert 0.003 < made["planted"].truth.mean() < 0.4
+    again = make_picture(of_photographs["planted"], tmp_path)
+    np.testing.assert_array_equal(again.rgb, made["planted"].rgb)
+
+
+@pytest.mark.parametrize("scene", PAINTERS)
+def test_rendered_pictures_differ_by_seed_alone(scene):
+    one, same, other = (PAINTERS[scene](240, 320, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert one.shape == (240, 320, 3)
+    assert one.std() > 5
+    np.testing.assert_array_equal(one, same)
+    assert (one != other).mean() > 0.3
+
+
+def test_products_stand_before_their_background(photograph):
+    background = np.full((240, 320, 3), 250, np.uint8)
+    seen = products(background, photograph, np.random.default_rng(1))
+    assert seen.shape == background.shape
+    assert (seen.mean(axis=2) < 120).mean() > 0.05
