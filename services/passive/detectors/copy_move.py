@@ -61,7 +61,8 @@ __all__ = ["MAX_OVERLAP", "CopiedRegion", "CopyMoveResult", "detect_copy_move", 
 MIN_SIDE: Final = 64
 """Shortest side in pixels: below it a copy leaves hardly anything to compare."""
 MIN_KEYPOINTS: Final = 20
-"""Fewer keypoints than this and the picture is too plain to say anything."""
+"""Fewer keypoints than this, and the picture is too plain to say anything but that a copy was found: along a straight
+edge everything looks alike."""
 
 DECISION_SCORE: Final = 0.5
 """From this score on a region is reported."""
@@ -119,7 +120,7 @@ def detect_copy_move(picture: Picture) -> Finding:
             f"pixels; at least {MIN_SIDE} a side are needed)."
         )
     result = find_copy_moves(rgb)
-    if result.keypoints < MIN_KEYPOINTS and not result.regions:
+    if result.keypoints < MIN_KEYPOINTS and result.score < DECISION_SCORE:
         return Finding.not_applicable(
             f"The picture is too plain to look for copied regions: {result.keypoints} distinctive points, "
             f"{MIN_KEYPOINTS} are needed."

@@ -305,3 +305,12 @@ def test_is_registered() -> None:
     assert function is detect_copy_move
     assert spec.question is Question.EDITED
     assert spec.techniques == (Technique.COPY_MOVE,)
+
+
+def test_look_alikes_along_the_edges_of_a_plain_picture_are_no_hint():
+    rgb = np.zeros((240, 320, 3), np.uint8)
+    rgb[:120, :160] = 250
+    _, content = cv2.imencode(".jpg", rgb, [cv2.IMWRITE_JPEG_QUALITY, 95])
+    finding = detect_copy_move(Picture.from_array(cv2.imdecode(content, cv2.IMREAD_COLOR)))
+    assert finding.applicability is Applicability.NOT_APPLICABLE
+    assert "too plain" in finding.explanation
