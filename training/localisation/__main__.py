@@ -143,13 +143,19 @@ def _features(arguments: argparse.Namespace, settings: LocalisationSettings) -> 
         print(f"{new} new in {settings.fusion / split}")
 
 
-def _fuse(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
-    config = read_fusion_config(arguments.config)
+def _log_of(arguments: argparse.Namespace, settings: LocalisationSettings) -> tuple[str, Path]:
+    """A run's name, and the folder of its log, with a copy of its settings."""
     name = arguments.name or arguments.config.stem
     log = settings.runs / name
     log.mkdir(parents=True, exist_ok=True)
     if arguments.config.resolve() != (log / "config.toml").resolve():
         shutil.copyfile(arguments.config, log / "config.toml")
+    return name, log
+
+
+def _fuse(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
+    config = read_fusion_config(arguments.config)
+    name, log = _log_of(arguments, settings)
     network, step = load_average(arguments.weights)
     state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
     judged = fuse(
@@ -208,11 +214,7 @@ def _overfit(arguments: argparse.Namespace, settings: LocalisationSettings) -> N
 
 def _train(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
     config = read_config(arguments.config)
-    name = arguments.name or arguments.config.stem
-    log = settings.runs / name
-    log.mkdir(parents=True, exist_ok=True)
-    if arguments.config.resolve() != (log / "config.toml").resolve():
-        shutil.copyfile(arguments.config, log / "config.toml")
+    name, log = _log_of(arguments, settings)
     rows = read_listing(settings.listing, split="train")
     kinds = [row.kind for row in rows]
     steps = train(

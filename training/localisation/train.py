@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import math
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import cv2
@@ -25,6 +22,7 @@ from training.localisation.losses import Truth, loss_of
 from training.localisation.network import Localiser
 from training.localisation.samples import Sampler
 from training.localisation.store import Store
+from training.loops import Stop, append_row, blend
 
 __all__ = ["Batch", "Batches", "latest_checkpoint", "load_average", "new_network", "train"]
 
@@ -161,8 +159,7 @@ class _Run:
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self.optimiser.step()
         self.step, self.crops = self.step + 1, self.crops + len(images)
-        # Early weights are worth nothing: the average is short at first.
-        _blend(self.average, self.network.state_dict(), min(self.config.ema, self.step / (self.step + 10)))
+        blend(self.average, self.network.state_dict(), ema=self.config.ema, step=self.step)
         parts = ("total", "traces", "mask", "dice", "edge", "reliability", "classes")
         values = {name: float(getattr(losses, name).detach()) for name in parts}
         values.update(_scores(output.mask.detach(), output.classes.detach(), truth))
@@ -208,7 +205,7 @@ def train(
     )
     with (log / "data.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"from_step": run.step, "device": device.type, **facts}) + "\n")
-    stop = _Stop()
+    stop = Stop()
     means: dict[str, float] = {}
     run.network.train()
     torch.manual_seed(config.seed + run.step)
@@ -223,33 +220,11 @@ def train(
                 means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
         if run.step % config.report_every == 0:
             facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "crops": run.crops}
-            _report(log / "curve.csv", {**facts, **means})
+            append_row(log / "curve.csv", _CURVE, {**facts, **{name: round(value, 5) for name, value in means.items()}})
         if run.step % config.checkpoint_every == 0:
             run.save()
     run.save()
     return run.step
-
-
-class _Stop:
-    """Whether a signal asked the loop to stop; a second one stops at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._ask)
-
-    def _ask(self, number: int, _: FrameType | None) -> None:
-        self.asked = True
-        signal.signal(number, signal.SIG_DFL)
-
-
-@torch.no_grad()
-def _blend(average: dict[str, Tensor], current: dict[str, Tensor], keep: float) -> None:
-    for name, value in average.items():
-        if value.dtype.is_floating_point:
-            value.lerp_(current[name].to(value.dtype), 1.0 - keep)
-        else:
-            value.copy_(current[name])
 
 
 def _scores(logits: Tensor, classes: Tensor, truth: Truth) -> dict[str, float]:
@@ -263,12 +238,3 @@ def _scores(logits: Tensor, classes: Tensor, truth: Truth) -> dict[str, float]:
     known = truth.classes >= 0
     right = (classes.argmax(dim=1) == truth.classes)[known].float()
     return {"f1": float(f1.mean()), "accuracy": float(right.mean())}
-
-
-def _report(path: Path, row: dict[str, Any]) -> None:
-    new = not path.exists()
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, _CURVE, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow({name: round(value, 5) if isinstance(value, float) else value for name, value in row.items()})
