@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Mapping, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from pentimento.passive.v1.passive_service_pb2_grpc import PassiveServiceStub
 
 from services.common.channel import call, call_stream
 from services.common.errors import InvalidInput, PentimentoError, Unavailable, internal_message
+from services.common.limiter import AdmissionLimiter
 
 __all__ = [
     "Analyzers",
@@ -112,15 +113,23 @@ class Versions:
 
 
 class _Client:
-    """What the clients below have in common: a service's name, and how long to wait for it."""
+    """What the clients below have in common.
+
+    Args:
+        timeout_seconds: longest wait for the service.
+        admission: how many calls may be in progress, where their number is not bounded elsewhere; one more raises
+            `Overloaded`. Lists are not counted.
+    """
 
     service = ""
 
-    def __init__(self, *, timeout_seconds: float) -> None:
+    def __init__(self, *, timeout_seconds: float, admission: AdmissionLimiter | None = None) -> None:
         self._timeout_seconds = timeout_seconds
+        self._admission = admission
 
     async def _call(self, method: Any, request: Any) -> Any:
-        return await call(method, request, service=self.service, limit_seconds=self._timeout_seconds)
+        async with self._admission.admit() if self._admission else nullcontext():
+            return await call(method, request, service=self.service, limit_seconds=self._timeout_seconds)
 
     async def _list(self, method: Any, request: Any) -> Any:
         return await call(method, request, service=self.service, limit_seconds=LISTING_SECONDS)
@@ -131,8 +140,10 @@ class PassiveClient(_Client):
 
     service = "passive"
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
-        super().__init__(timeout_seconds=timeout_seconds)
+    def __init__(
+        self, channel: grpc.aio.Channel, *, timeout_seconds: float, admission: AdmissionLimiter | None = None
+    ) -> None:
+        super().__init__(timeout_seconds=timeout_seconds, admission=admission)
         self._stub: Any = PassiveServiceStub(channel)
 
     async def analyze(
@@ -168,8 +179,10 @@ class DeepLearningClient(_Client):
 
     service = "deeplearning"
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
-        super().__init__(timeout_seconds=timeout_seconds)
+    def __init__(
+        self, channel: grpc.aio.Channel, *, timeout_seconds: float, admission: AdmissionLimiter | None = None
+    ) -> None:
+        super().__init__(timeout_seconds=timeout_seconds, admission=admission)
         self._stub: Any = DeepLearningServiceStub(channel)
 
     async def analyze(
@@ -212,8 +225,10 @@ class FacesClient(_Client):
 
     service = "faces"
 
-    def __init__(self, channel: grpc.aio.Channel, *, timeout_seconds: float) -> None:
-        super().__init__(timeout_seconds=timeout_seconds)
+    def __init__(
+        self, channel: grpc.aio.Channel, *, timeout_seconds: float, admission: AdmissionLimiter | None = None
+    ) -> None:
+        super().__init__(timeout_seconds=timeout_seconds, admission=admission)
         self._stub: Any = FacesServiceStub(channel)
 
     async def analyze(

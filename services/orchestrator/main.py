@@ -26,7 +26,7 @@ from services.orchestrator.rest.screening import ScreeningServicer
 from services.orchestrator.servicer import AnalysisServicer, SystemServicer
 from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
-from services.orchestrator.wiring import open_batches, open_core, open_gallery
+from services.orchestrator.wiring import direct_clients, open_batches, open_core, open_gallery
 
 __all__ = ["NAME", "main", "wire"]
 
@@ -53,6 +53,7 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
         )
         core = await stack.enter_async_context(open_core(settings, store))
         engine, intake, analyzers = core.engine, core.intake, core.analyzers
+        passive, deeplearning, faces = direct_clients(settings, core.channels)
         # What the engine makes leaves its row in the audit when it is kept; what goes by it, when it is looked at.
         audited = intake.reporting_to(store.note_call)
         gallery = await stack.enter_async_context(open_gallery(settings))
@@ -62,10 +63,10 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
             AnalysisServicer(engine, intake, store, batches),
             BatchServicer(batches, intake),
             SystemServicer(analyzers, health),
-            FaceServicer(engine, analyzers.faces, gallery, intake),
-            GalleryServicer(gallery, analyzers.faces, intake),
-            ImageInterfaceServicer(analyzers.passive, audited, work=core.work, limits=settings.image_limits),
-            ManipulationServicer(analyzers.deeplearning, audited),
+            FaceServicer(engine, faces, gallery, intake),
+            GalleryServicer(gallery, faces, intake),
+            ImageInterfaceServicer(passive, audited, work=core.work, limits=settings.image_limits),
+            ManipulationServicer(deeplearning, audited),
             ScreeningServicer(
                 engine,
                 intake,
@@ -75,8 +76,8 @@ async def wire(settings: OrchestratorSettings) -> AsyncIterator[Register]:
                 waiting=AdmissionLimiter(settings.max_waiting_batches),
                 wait_seconds=settings.batch_timeout_seconds + WAITING_MARGIN_SECONDS,
             ),
-            ProfileServicer(analyzers.faces, audited),
-            DeepfakeServicer(analyzers.faces, audited),
+            ProfileServicer(faces, audited),
+            DeepfakeServicer(faces, audited),
             DocumentationServicer(),
         ]
 

@@ -37,6 +37,13 @@ class OrchestratorSettings(ServiceSettings):
     max_concurrent_analyses: int = Field(
         8, ge=1, le=1000, description="Analyses in progress; one more is refused with 429 and Retry-After."
     )
+    max_concurrent_questions: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Questions to one service outside of analyses (/segment, /fakedetector, ...) in progress; one more "
+        "is refused with 429 and Retry-After.",
+    )
     fetch_timeout_seconds: float = Field(15.0, gt=0, le=120, description="Longest time to fetch a picture by URL.")
     fetch_allow_loopback: bool = Field(
         False, description="Let URLs point to this machine's loopback addresses. For tests only."

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import grpc
 
 from services.common.calibration import read_calibration
 from services.common.channel import open_channel
 from services.common.limiter import AdmissionLimiter, WorkLimiter
-from services.orchestrator.analyzers import Analyzers
+from services.orchestrator.analyzers import Analyzers, DeepLearningClient, FacesClient, PassiveClient
 from services.orchestrator.batch_store import BatchStore
 from services.orchestrator.batches import Batches
 from services.orchestrator.database import open_pool
@@ -26,7 +26,15 @@ from services.orchestrator.settings import OrchestratorSettings
 from services.orchestrator.storage import AnalysisStore
 from services.orchestrator.webhooks import Webhooks
 
-__all__ = ["BATCH_CONNECTION_SECONDS", "Core", "open_batches", "open_core", "open_gallery", "open_webhooks"]
+__all__ = [
+    "BATCH_CONNECTION_SECONDS",
+    "Core",
+    "direct_clients",
+    "open_batches",
+    "open_core",
+    "open_gallery",
+    "open_webhooks",
+]
 
 BATCH_CONNECTIONS: Final = 8
 BATCH_CONNECTION_SECONDS: Final = 3.0
@@ -89,6 +97,25 @@ async def open_core(settings: OrchestratorSettings, store: AnalysisStore) -> Asy
             biometrics=settings.biometrics,
         )
         yield Core(channels, fetcher, work, intake, analyzers, engine)
+
+
+def direct_clients(
+    settings: OrchestratorSettings, channels: Mapping[str, grpc.aio.Channel]
+) -> tuple[PassiveClient, DeepLearningClient, FacesClient]:
+    """The services for questions outside of analyses, each bounded by itself: who waits too long gets no answer at all.
+
+    Analyses ask through clients of their own (`Core.analyzers`), so that such questions never take their places.
+    """
+
+    def limits() -> dict[str, Any]:
+        admission = AdmissionLimiter(settings.max_concurrent_questions)
+        return {"timeout_seconds": settings.analyzer_timeout_seconds, "admission": admission}
+
+    return (
+        PassiveClient(channels["passive"], **limits()),
+        DeepLearningClient(channels["deeplearning"], **limits()),
+        FacesClient(channels["faces"], **limits()),
+    )
 
 
 @asynccontextmanager

@@ -148,7 +148,7 @@ def _describe(error: PentimentoError) -> tuple[int, str, str | None]:
     if isinstance(error, NotFound):
         return 404, error.message, None
     if error.reason == _NO_PICTURE_THERE:
-        return 404, error.message, "There is no picture at the URL."
+        return 404, error.message, "There is no picture at the URL: no such host, or no such page."
     status, message = next((status, message) for kind, status, message in _STATUS if isinstance(error, kind))
     if isinstance(error, TooLarge) and error.metadata.get("unit") == "bytes":
         status = 413
