@@ -34,6 +34,7 @@ import hashlib
 import json
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
@@ -41,6 +42,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -61,7 +63,10 @@ KILL_AFTER_SECONDS = 8.0
 STUB_TIMEOUT_SECONDS = 120
 # How long a start waits for the Triton before it to be gone.
 LOCK_TIMEOUT_SECONDS = 15.0
-WATCH_INTERVAL_SECONDS = 0.2
+# Between two looks for stubs that are new; the end of one that is known is noticed at once.
+WATCH_INTERVAL_SECONDS = 2.0
+# What Triton gets to reap a stub that ended as it should, before its end counts as a death.
+REAP_SECONDS = 0.2
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -340,6 +345,28 @@ class StubGuard:
         self._suspects = dead
         return found[0] if found else None
 
+    def wait(self, seconds: float) -> None:
+        """Waits until it is worth to look again: a stub or Triton has ended, or so many seconds have passed.
+
+        Looking costs: Triton has more than a hundred threads, each of which may have children.
+        """
+        if self._suspects:
+            time.sleep(REAP_SECONDS)
+            return
+        ends = select.poll()
+        with ExitStack() as stack:
+            for pid in (self.server, *self._models):
+                try:
+                    descriptor = os.pidfd_open(pid)
+                except ProcessLookupError:
+                    return
+                except OSError:  # a kernel without it, or no descriptor left
+                    seconds = min(seconds, REAP_SECONDS)
+                    continue
+                stack.callback(os.close, descriptor)
+                ends.register(descriptor, select.POLLIN)
+            ends.poll(seconds * 1000)
+
     def _model_of(self, pid: int) -> str | None:
         """The model that a stub serves, by its command line: the stub, the model file, names and numbers."""
         try:
@@ -453,7 +480,7 @@ def _watch(process: subprocess.Popen[bytes], guard: StubGuard) -> None:
             process.kill()
             process.wait()
             return
-        time.sleep(WATCH_INTERVAL_SECONDS)
+        guard.wait(WATCH_INTERVAL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

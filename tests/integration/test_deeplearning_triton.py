@@ -8,8 +8,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path, PurePosixPath
@@ -24,8 +22,8 @@ from pentimento.deeplearning.v1 import deeplearning_service_pb2 as pb
 from pentimento.deeplearning.v1 import deeplearning_service_pb2_grpc as pb_grpc
 from PIL import Image
 from small_networks import CLASSES, put, put_both
+from triton_server import TritonServer
 from tritonclient import grpc as triton
-from tritonclient.utils import InferenceServerException
 
 from services.common.images import encode_png
 from services.common.server import running_server
@@ -39,7 +37,6 @@ pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING_PYTHON = ROOT / "training" / ".venv" / "bin" / "python"
-START_SECONDS = 60
 CARD = "# mine\n\n## Scores\n\n| score | value |\n|---|---|\n| pixel_f1 | 0.41 |\n"
 
 
@@ -47,45 +44,15 @@ CARD = "# mine\n\n## Scores\n\n| score | value |\n|---|---|\n| pixel_f1 | 0.41 |
 def deployment(home: Path) -> Iterator[DeepLearningSettings]:
     """A Triton that serves the own models of a data folder, and the settings of a service that asks it."""
     fetch(ModelsLock((), ()), ModelsFolder(home / "models"), report=lambda _: None)
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    names = [f"PENTIMENTO_TRITON_{name}_PORT" for name in ("GRPC", "HTTP", "METRICS")]
-    environment = {
-        **os.environ,
-        "PENTIMENTO_HOME": str(home),
-        **dict(zip(names, map(str, ports), strict=True)),
-    }
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "local.triton"], env=environment, stdout=log, stderr=log)
-    address = f"127.0.0.1:{ports[0]}"
-    try:
-        _wait_until_ready(address, process, home / "log")
-        yield settings_of(home, address)
-    finally:
-        process.terminate()
-        process.wait(20)
+    server = TritonServer(home)
+    with server.running():
+        yield settings_of(home, server.address)
 
 
 def settings_of(home: Path, address: str) -> DeepLearningSettings:
     return DeepLearningSettings(
         listen="127.0.0.1:0", drain_seconds=0, grace_seconds=1, triton_address=address, home=home
     )
-
-
-def _wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with triton.InferenceServerClient(address) as client:
-        while True:
-            try:
-                if client.is_server_ready():
-                    return
-            except InferenceServerException:
-                pass
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import cv2
 import grpc
@@ -20,18 +15,15 @@ from pentimento.common.v1 import face_pb2, model_pb2
 from pentimento.faces.v1 import faces_service_pb2 as pb
 from pentimento.faces.v1 import faces_service_pb2_grpc as pb_grpc
 from skimage import data
-from tritonclient import grpc as triton
-from tritonclient.utils import InferenceServerException
+from triton_server import TritonServer
 
 from services.common.images import encode_png
 from services.common.server import running_server
 from services.faces.main import wire
 from services.faces.settings import FacesSettings
-from triton_models.layout import data_folder
 
 pytestmark = pytest.mark.integration
 
-START_SECONDS = 60
 PORTRAIT = encode_png(data.astronaut())
 AGE_AND_GENDER = [face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER]
 
@@ -40,48 +32,12 @@ AGE_AND_GENDER = [face_pb2.FACE_ATTRIBUTE_AGE, face_pb2.FACE_ATTRIBUTE_GENDER]
 def deployment(tmp_path_factory) -> Iterator[FacesSettings]:
     """The settings of a faces service with a Triton of its own."""
     home = tmp_path_factory.mktemp("home")
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    grpc_port, http_port, metrics_port = (each.getsockname()[1] for each in sockets)
-    for each in sockets:
-        each.close()
-    environment = {
-        **os.environ,
-        # What `make` has fetched already is taken from there; the rest is downloaded.
-        "PENTIMENTO_MODEL_MIRROR": os.environ.get("PENTIMENTO_MODEL_MIRROR") or str(data_folder() / "models"),
-        "PENTIMENTO_HOME": str(home),
-        "PENTIMENTO_TRITON_GRPC_PORT": str(grpc_port),
-        "PENTIMENTO_TRITON_HTTP_PORT": str(http_port),
-        "PENTIMENTO_TRITON_METRICS_PORT": str(metrics_port),
-    }
-    subprocess.run([sys.executable, "-m", "triton_models.fetch", "--strict"], env=environment, check=True)
-    with (home / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "local.triton"], env=environment, stdout=log, stderr=log)
-    try:
-        _wait_until_ready(f"127.0.0.1:{grpc_port}", process, home / "log")
+    server = TritonServer(home)
+    server.fetch_models()
+    with server.running():
         yield FacesSettings(
-            listen="127.0.0.1:0",
-            drain_seconds=0,
-            grace_seconds=1,
-            triton_address=f"127.0.0.1:{grpc_port}",
-            home=home,
+            listen="127.0.0.1:0", drain_seconds=0, grace_seconds=1, triton_address=server.address, home=home
         )
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def _wait_until_ready(address: str, process: subprocess.Popen, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    with triton.InferenceServerClient(address) as client:
-        while True:
-            try:
-                if client.is_server_ready():
-                    return
-            except InferenceServerException:
-                pass
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, log.read_text()
-            time.sleep(0.05)
 
 
 @asynccontextmanager

@@ -2,26 +2,24 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import numpy as np
 import pytest
 from small_networks import message
+from triton_server import TritonServer, children
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from local.triton import SHARED_MEMORY, Runtime, Settings, SetupError, StubGuard, hold_lock
+from local.triton import Runtime, Settings, SetupError, StubGuard, hold_lock
 from triton_models._lock import read_lock
-from triton_models.layout import data_folder
 
-START_SECONDS = 60
 SIDES = {"age": 64, "gender": 32}
 
 LOOKUP_CONFIG = """
@@ -53,21 +51,6 @@ def lookup_graph() -> bytes:
     return message((1, 8), (7, graph), (8, message((1, ""), (2, 13))))
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
-
-
-def children(pid: int) -> set[int]:
-    found: set[int] = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        found.update(int(word) for word in path.read_text().split())
-    return found
-
-
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -75,69 +58,12 @@ def alive(pid: int) -> bool:
         return False
 
 
-@dataclass
-class Server:
-    """One `python -m local.triton` with a data folder of its own."""
-
-    home: Path
-    environment: dict[str, str]
-    process: subprocess.Popen | None = None
-
-    @property
-    def grpc_port(self) -> int:
-        return int(self.environment["PENTIMENTO_TRITON_GRPC_PORT"])
-
-    @property
-    def pid(self) -> int:
-        (pid,) = children(self.process.pid)
-        return pid
-
-    @property
-    def shared_memory(self) -> list[Path]:
-        ports = (1, 1, 1, 1)
-        return list(SHARED_MEMORY.glob(f"{Settings(self.home, *ports).shared_memory_prefix}*"))
-
-    def client(self) -> triton.InferenceServerClient:
-        return triton.InferenceServerClient(f"127.0.0.1:{self.grpc_port}")
-
-    def start(self) -> None:
-        with (self.home / "log").open("a") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "local.triton"], env=self.environment, stdout=log, stderr=log
-            )
-        deadline = time.monotonic() + START_SECONDS
-        with self.client() as client:
-            while True:
-                try:
-                    if client.is_server_ready():
-                        return
-                except InferenceServerException:
-                    pass
-                log_text = (self.home / "log").read_text()
-                assert self.process.poll() is None, log_text
-                assert time.monotonic() < deadline, log_text
-                time.sleep(0.05)
-
-    def stop(self) -> int:
-        self.process.terminate()
-        return self.process.wait(20)
-
-
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory) -> Server:
+def prepared(tmp_path_factory) -> TritonServer:
     """A data folder with the shipped models, one that can fail on demand, and three that cannot be loaded."""
     home = tmp_path_factory.mktemp("home")
-    grpc_port, http_port, metrics_port = free_ports(3)
-    environment = {
-        **os.environ,
-        # What `make` has fetched already is taken from there; the rest is downloaded.
-        "PENTIMENTO_MODEL_MIRROR": os.environ.get("PENTIMENTO_MODEL_MIRROR") or str(data_folder() / "models"),
-        "PENTIMENTO_HOME": str(home),
-        "PENTIMENTO_TRITON_GRPC_PORT": str(grpc_port),
-        "PENTIMENTO_TRITON_HTTP_PORT": str(http_port),
-        "PENTIMENTO_TRITON_METRICS_PORT": str(metrics_port),
-    }
-    subprocess.run([sys.executable, "-m", "triton_models.fetch", "--strict"], env=environment, check=True)
+    server = TritonServer(home)
+    server.fetch_models()
     repository = home / "models" / "repository"
 
     def add(name: str, config: str, content: bytes) -> None:
@@ -149,11 +75,11 @@ def prepared(tmp_path_factory) -> Server:
     add("damaged", LOOKUP_CONFIG, lookup_graph()[:40])
     add("misnamed", LOOKUP_CONFIG.replace('"index"', '"position"'), lookup_graph())
     add("mistyped", LOOKUP_CONFIG.replace("TYPE_INT64", "TYPE_INT32"), lookup_graph())
-    return Server(home, environment)
+    return server
 
 
 @pytest.fixture(scope="module")
-def server(prepared) -> Iterator[Server]:
+def server(prepared) -> Iterator[TritonServer]:
     prepared.start()
     yield prepared
     assert prepared.stop() == 0
@@ -302,21 +228,19 @@ def test_one_data_folder_has_one_triton(server, monkeypatch):
 
 
 @pytest.fixture
-def own_server(prepared, tmp_path) -> Iterator[Server]:
+def own_server(prepared, tmp_path) -> Iterator[TritonServer]:
     """A Triton that the test may kill."""
     home = tmp_path / "home"
     (home / "models").mkdir(parents=True)
     (home / "models" / "repository").symlink_to(prepared.home / "models" / "repository")
-    ports = [str(port) for port in free_ports(3)]
-    names = [f"PENTIMENTO_TRITON_{name}_PORT" for name in ("GRPC", "HTTP", "METRICS")]
-    own = Server(home, {**prepared.environment, "PENTIMENTO_HOME": str(home), **dict(zip(names, ports, strict=True))})
+    own = TritonServer(home)
     own.start()
     yield own
     if own.process.poll() is None:
         own.stop()
 
 
-def works(server: Server) -> bool:
+def works(server: TritonServer) -> bool:
     with server.client() as client:
         return ask(client, "age", "images", faces("age", 1), "probabilities").shape == (1, 81)
 
@@ -375,3 +299,24 @@ def test_the_guard_sees_a_dead_child_at_the_second_look(tmp_path):
         os.kill(child.pid, signal.SIGKILL)
         time.sleep(0.2)
         assert [guard.look(), guard.look()] == [None, "age"]
+
+
+def test_the_guard_waits_no_longer_than_until_a_child_dies(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", "input()", str(tmp_path / "age" / "1")], stdin=subprocess.PIPE
+    ) as child:
+        guard = StubGuard(os.getpid(), tmp_path)
+        time.sleep(0.1)
+        guard.look()
+        Timer(0.5, child.kill).start()
+        start = time.monotonic()
+        guard.wait(110)  # longer than a test may take
+        assert time.monotonic() - start >= 0.4, "it does wait"
+        assert [guard.look(), guard.look()] == [None, "age"]
+
+
+def test_the_guard_waits_as_long_as_told_where_there_is_no_child(tmp_path):
+    guard = StubGuard(os.getpid(), tmp_path)
+    start = time.monotonic()
+    guard.wait(0.3)
+    assert time.monotonic() - start >= 0.3
