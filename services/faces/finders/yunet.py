@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -77,8 +78,9 @@ class YuNetFinder:
             ModelUnavailable: the network is not installed, or Triton does not answer.
         """
         looks = await self._limiter.run(_looks, picture)
-        # One after the other: of requests that overlap, Triton's dynamic batcher lets some wait for half a second.
-        answers = [await self._client.infer(YUNET.name, {INPUT: look.pixels}, OUTPUTS) for look in looks]
+        answers = await asyncio.gather(
+            *(self._client.infer(YUNET.name, {INPUT: look.pixels}, OUTPUTS) for look in looks)
+        )
         return await self._limiter.run(_faces, picture, looks, answers, min_confidence)
 
     async def warm_up(self) -> None:

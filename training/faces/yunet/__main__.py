@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import cv2
 import numpy as np
@@ -36,6 +36,7 @@ from training.features import in_turns
 
 if TYPE_CHECKING:
     from training.faces.yunet.judging import Agreement
+    from training.faces.yunet.network import YuNet
 
 HERE: Final = Path(__file__).resolve().parent
 CONFIG: Final = HERE / "configs" / "core.toml"
@@ -117,7 +118,7 @@ def _judge(settings: FaceSettings, teacher: Path, name: str, *, ship: bool) -> i
     target = MODEL / "1" / "model.onnx"
     # By digest, as the file is about to be replaced, and the record stays.
     served = (f"served, {_digest(target)[:12]}", target) if target.is_file() else None
-    judged = [(f"`{name}`, {step} steps", network), *([served] if served else [])]
+    judged: list[tuple[str, YuNet | Path]] = [(f"`{name}`, {step} steps", network), *([served] if served else [])]
     scenes = _scenes(settings.data, "dev", seed=99)
     lines = [
         f"Beside the teacher {teacher.name}; aim: {judging.AIM[0]:.2f} found, {judging.AIM[1]:.2f} extra, with faces.",
@@ -180,7 +181,7 @@ def _backgrounds(data: Path) -> int:
     for split, most in _MOST.items():
         if not most:
             continue
-        kept: dict[str, RGB] = {}
+        kept: dict[str, Any] = {}
         for row in in_turns([row for row in rows if row.split == split]):
             if len(kept) == most:
                 break

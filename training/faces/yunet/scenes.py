@@ -142,5 +142,7 @@ def _worn(canvas: RGB, rng: np.random.Generator) -> RGB:
     if rng.random() < 0.6:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(40, 96))]
         _, content = cv2.imencode(".jpg", np.ascontiguousarray(result[..., ::-1]), quality)
-        result = np.ascontiguousarray(cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1])
+        decoded = cv2.imdecode(content, cv2.IMREAD_COLOR)
+        assert decoded is not None
+        result = np.ascontiguousarray(decoded[..., ::-1], np.uint8)
     return np.ascontiguousarray(result)

@@ -242,7 +242,7 @@ class _Run:
         far["hints"] = hint_distance(features, wanted)
         far["loss"] = far["loss"] + self.config.hints(self.step) * far["hints"]
         self._optimiser.zero_grad(set_to_none=True)
-        far["loss"].backward()  # type: ignore[no-untyped-call]
+        far["loss"].backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self._optimiser.step()
         self.step += 1
