@@ -217,10 +217,11 @@ train-export: $(TRAIN_STAMP)  ## Put a run's last layers into triton_models/, if
 
 # Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file. Each goes on where it was stopped.
 .PHONY: train-realfake
+train-realfake: REALFAKE_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/realfake/configs/%.toml,core seams more))
 train-realfake: $(TRAIN_STAMP)  ## Train facenet_realfake, judge it, and export it if it is good enough: [CONFIG=a.toml]
 	@$(TRAIN_PY) -m training.faces.realfake cut
-	@$(TRAIN_PY) -m training.faces.realfake train $(CONFIG) $(TRAIN_ARGS)
-	@$(TRAIN_PY) -m training.faces.realfake export $(CONFIG)
+	@for run in $(REALFAKE_RUNS); do $(TRAIN_PY) -m training.faces.realfake train $$run $(TRAIN_ARGS) || exit; done
+	@$(TRAIN_PY) -m training.faces.realfake export $(lastword $(REALFAKE_RUNS))
 
 .PHONY: train-yunet
 train-yunet: $(TRAIN_STAMP)  ## Train yunet from the published one, judge it, and export it if it agrees enough: [CONFIG=a.toml]

@@ -15,11 +15,23 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["CHANNELS", "PREFIX", "Convolution", "Operations", "convolutions", "inception_resnet_v1"]
+__all__ = [
+    "CHANNELS",
+    "FINE_CHANNELS",
+    "PREFIX",
+    "Convolution",
+    "Operations",
+    "convolutions",
+    "fine_map",
+    "inception_resnet_v1",
+    "last_map",
+]
 
 PREFIX: Final = "InceptionResnetV1"
 CHANNELS: Final = 1792
 """Of the last map."""
+FINE_CHANNELS: Final = 256
+"""Of the fine map."""
 
 T = TypeVar("T")
 Size = tuple[int, int]
@@ -47,6 +59,14 @@ class Operations(Protocol[T]):
 
 def inception_resnet_v1(ops: Operations[T], x: T) -> T:
     """From a prewhitened picture, three channels, to the last map (`CHANNELS` channels; 3 x 3 for 160 x 160 pixels)."""
+    return last_map(ops, fine_map(ops, x))
+
+
+def fine_map(ops: Operations[T], x: T) -> T:
+    """From a prewhitened picture to the map before the first reduction (`FINE_CHANNELS`; 17 x 17 for 160 x 160 pixels).
+
+    Its places lie 8 pixels apart; the first lies on the pixel (13, 13).
+    """
     x = _unit(ops, x, f"{PREFIX}/Conv2d_1a_3x3", 32, stride=2, same=False)
     x = _unit(ops, x, f"{PREFIX}/Conv2d_2a_3x3", 32, same=False)
     x = _unit(ops, x, f"{PREFIX}/Conv2d_2b_3x3", 64)
@@ -56,6 +76,11 @@ def inception_resnet_v1(ops: Operations[T], x: T) -> T:
     x = _unit(ops, x, f"{PREFIX}/Conv2d_4b_3x3", 256, stride=2, same=False)
     for number in range(1, 6):
         x = _block35(ops, x, f"{PREFIX}/Repeat/block35_{number}")
+    return x
+
+
+def last_map(ops: Operations[T], x: T) -> T:
+    """From the fine map to the last."""
     x = _reduction_a(ops, x, f"{PREFIX}/Mixed_6a")
     for number in range(1, 11):
         x = _block17(ops, x, f"{PREFIX}/Repeat_1/block17_{number}")

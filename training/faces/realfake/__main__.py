@@ -8,7 +8,8 @@
     python -m training.faces.realfake export [CONFIG]              into triton_models/, if it is good enough
 
 `make data` and `make models` come first (the pictures, and FaceNet's weights); PENTIMENTO_FACE_DETECTOR names the
-published YuNet. Patches are kept in `<data>/realfake/`; what was stopped goes on where it stopped.
+published YuNet. What is served was trained by `configs/core.toml`, `seams.toml` and `more.toml`, one after the other.
+Patches are kept in `<data>/realfake/`; what was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from training.faces.realfake.samples import Sampler
 from training.faces.settings import FaceSettings
 
 HERE: Final = Path(__file__).resolve().parent
-CONFIG: Final = HERE / "configs" / "core.toml"
+CONFIG: Final = HERE / "configs" / "more.toml"
 _SHARD: Final = 128
 _FINDER_SIDE: Final = 400
 """Longer side of the pictures that faces are looked for in: they are large in these."""
@@ -80,11 +81,22 @@ def _train(
     options: argparse.Namespace, settings: FaceSettings, name: str, patches: list[Patch], pixels: list[RGB]
 ) -> int:
     from training.faces.realfake import judging, train  # noqa: PLC0415 - only these need PyTorch
+    from training.faces.realfake.network import RealFake  # noqa: PLC0415 - as above
 
     config = read_config(options.config)
     sampler = Sampler(patches, pixels, config)
+    start: Path | RealFake = settings.facenet_graph
+    if config.start is not None:
+        before = train.load_average(settings.checkpoints / config.start)
+        if before is None:
+            first = HERE / "configs" / f"{config.start.removeprefix('realfake-')}.toml"
+            print(
+                f"{config.start}, with which this run begins, has no checkpoint: train {first} first", file=sys.stderr
+            )
+            return 1
+        start = before[0]
     if options.command == "overfit":
-        losses = train.overfit(config, sampler, settings.facenet_graph, steps=60, threads=options.threads)
+        losses = train.overfit(config, sampler, start, steps=60, threads=options.threads)
         print("loss: " + " ".join(f"{loss:.3f}" for loss in losses[::5]))
         return 0 if losses[-1] < 0.1 else 1
     log = settings.runs / name
@@ -94,7 +106,7 @@ def _train(
     done = train.train(
         config,
         sampler,
-        facenet=settings.facenet_graph,
+        start=start,
         checkpoints=settings.checkpoints / name,
         log=log,
         judge=lambda network: small.auc(train.log_odds(network, small.views, bfloat16=config.bfloat16)),

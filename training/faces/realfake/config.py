@@ -25,7 +25,7 @@ class Stage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     steps: int = Field(ge=1)
-    side: int = Field(ge=96, le=160)
+    side: int = Field(ge=96, le=160, multiple_of=8)
     batch: int = Field(ge=4)
 
 
@@ -35,6 +35,9 @@ class RunConfig(BaseModel):
     Attributes:
         seed: of the new weights and the samples.
         detail: channels that the look at the finest detail begins with; 0 for none.
+        seams: whether edges of what was put in are looked for, too.
+        start: name of the run whose averaged network a new run begins with; none: FaceNet's weights.
+        seam_weight: how much telling where seams run counts beside telling what is fake.
         dropout: share of the features that are dropped.
         bfloat16: whether the network computes in it.
         learning_rate: of AdamW for FaceNet's weights, at its highest.
@@ -51,6 +54,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     seed: int
     detail: int = Field(ge=0)
+    seams: bool = False
+    start: str | None = None
+    seam_weight: float = Field(default=0.0, ge=0)
     dropout: float = Field(ge=0, lt=1)
     bfloat16: bool
     learning_rate: float = Field(gt=0)

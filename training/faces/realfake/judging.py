@@ -89,7 +89,7 @@ class Judged:
                 rng = np.random.default_rng(int(patch.id, 16))
                 made = blended(rgb, before if rng.random() < 0.5 else None, rng)
                 if made is not None:
-                    found.append((patch, judged_view(made[0], patch.id, variants), True))
+                    found.append((patch, judged_view(made.rgb, patch.id, variants), True))
                 before = rgb
         return cls(
             tuple(patch for patch, _, _ in found),

@@ -2,7 +2,9 @@
 
 FaceNet learned to tell people apart whatever the picture is like, and so to overlook what generators and editors leave
 behind. Fine-tuning brings some of it back; a branch that sees only what a high-pass leaves of the picture (as the
-steganalysts' networks do: Yedroudj et al. 2018, 10.1109/ICASSP.2018.8461438) starts without that habit.
+steganalysts' networks do: Yedroudj et al. 2018, 10.1109/ICASSP.2018.8461438) starts without that habit. Where the
+edge of something put in runs is learned place by place on a map halfway through the trunk (as Face X-ray does: Li et
+al. 2020, 10.1109/CVPR42600.2020.00505): that says more than one answer for a whole face.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.faces.facenet import find_weights
-from training.faces.inception_resnet import CHANNELS, Convolution, Size, convolutions, inception_resnet_v1
+from training.faces.inception_resnet import CHANNELS, FINE_CHANNELS, Convolution, Size, convolutions, fine_map, last_map
 
 __all__ = ["Detail", "InceptionResnet", "RealFake", "load_facenet", "prewhitened"]
 
@@ -28,6 +30,8 @@ _HIGH_PASS: Final = (
 """Second differences: of both directions, along the rows, along the columns."""
 _LARGEST_RESIDUAL: Final = 3.0
 """Residuals, divided by 4, are cut off here: edges say nothing about how a picture came about."""
+_SEAM_FEATURES: Final = 2
+"""Mean and largest of the log odds of seams."""
 
 
 def prewhitened(faces: Tensor) -> Tensor:
@@ -44,9 +48,10 @@ class InceptionResnet(nn.Module):
         super().__init__()
         self.parts = nn.ModuleDict({part.name.replace(".", "_"): _convolution(part) for part in convolutions()})
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Prewhitened faces, float (n, 3, 160, 160), to the last map, float (n, 1792, 3, 3)."""
-        return inception_resnet_v1(self, x)
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Prewhitened faces, (n, 3, 160, 160), to the fine map and the last: (n, 256, 17, 17), (n, 1792, 3, 3)."""
+        fine = fine_map(self, x)
+        return fine, last_map(self, fine)
 
     def convolution(
         self,
@@ -134,20 +139,42 @@ class RealFake(nn.Module):
 
     Args:
         detail: channels that the look at the finest detail begins with; 0 for none.
+        seams: whether the trunk's fine map is read for edges of what was put in, too.
         dropout: share of the features that are dropped in training.
     """
 
-    def __init__(self, *, detail: int = 16, dropout: float = 0.3) -> None:
+    def __init__(self, *, detail: int = 16, seams: bool = False, dropout: float = 0.3) -> None:
         super().__init__()
         self.trunk = InceptionResnet()
         self.detail = Detail(detail) if detail else None
+        self.seams = nn.Conv2d(FINE_CHANNELS, 1, 1) if seams else None
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(CHANNELS + (self.detail.outputs if self.detail else 0), 1)
+        more = (self.detail.outputs if self.detail else 0) + (_SEAM_FEATURES if seams else 0)
+        self.head = nn.Linear(CHANNELS + more, 1)
 
     def forward(self, faces: Tensor) -> Tensor:
         """Float (n, 3, 160, 160), RGB, 0-255, to log odds, float (n,)."""
-        features = self.trunk(prewhitened(faces)).mean(dim=(2, 3))
+        return self.look(faces)[0]
+
+    def look(self, faces: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The same, and the log odds of seams at the fine map's places, float (n, 17, 17); None without that look."""
+        fine, last = self.trunk(prewhitened(faces))
+        features, seams = [last.mean(dim=(2, 3))], None
         if self.detail is not None:
-            features = torch.cat([features, self.detail(faces)], dim=1)
-        odds: Tensor = self.head(self.dropout(features))
-        return odds[:, 0]
+            features.append(self.detail(faces))
+        if self.seams is not None:
+            seams = self.seams(fine)[:, 0]
+            features += [seams.mean(dim=(1, 2))[:, None], seams.amax(dim=(1, 2))[:, None]]
+        odds: Tensor = self.head(self.dropout(torch.cat(features, dim=1)))
+        return odds[:, 0], seams
+
+    @torch.no_grad()
+    def begin_with(self, before: RealFake) -> None:
+        """Takes another's weights; if it did not look for seams, the head overlooks at first what these add."""
+        state = before.state_dict()
+        head = state.pop("head.weight")
+        missing, unexpected = self.load_state_dict(state, strict=False)
+        if unexpected or not set(missing) <= {"head.weight", "seams.weight", "seams.bias"}:
+            raise ValueError(f"the weights are of another network: {', '.join([*missing, *unexpected])}")
+        self.head.weight.zero_()
+        self.head.weight[:, : head.shape[1]] = head

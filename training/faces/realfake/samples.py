@@ -12,19 +12,21 @@ from numpy.typing import NDArray
 
 from training.faces.realfake.blending import blended
 from training.faces.realfake.config import RunConfig, SampleKind, Stage
-from training.faces.realfake.patches import CHIP_SHARE, SIDE, Patch
-from training.faces.realfake.views import CHIP, learned_view
+from training.faces.realfake.patches import SIDE, Patch
+from training.faces.realfake.views import CELL, CHIP, drawn_matrix, learned_view, seams
 
 __all__ = ["Batch", "Sampler", "is_fake"]
 
 RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 
 _SWAPPED: Final = 0.5
 """Share of the blended faces that get a part of somebody else's."""
 _DONORS: Final = 4
-_GENERATED_TARGETS: Final = 0.1
-"""Share of the blended faces that are generated ones before."""
+_FINE_MAP: Final = slice(1, -2)
+"""The squares on which places of FaceNet's fine map lie: 13 pixels from the edge, then every eight."""
 _FAKES: Final = frozenset({"fake_face", "generated", "blended"})
+_SEAMS_KNOWN: Final = frozenset({"real_face", "photograph", "blended"})
 
 
 def is_fake(kind: str) -> bool:
@@ -34,10 +36,20 @@ def is_fake(kind: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Faces, uint8 (n, side, side, 3), and whether they are fake, bool (n,)."""
+    """n faces, `side` pixels each.
+
+    Attributes:
+        faces: uint8 (n, side, side, 3).
+        fake: whether they are, bool (n,).
+        seams: where parts were put in, as `seams` tells it, at the places of FaceNet's fine map: float32 (n, 17, 17)
+            for a side of 160.
+        seams_known: of whom that is known: of all but generated ones, bool (n,).
+    """
 
     faces: RGB
     fake: NDArray[np.bool_]
+    seams: Floats
+    seams_known: NDArray[np.bool_]
 
 
 class Sampler:
@@ -74,24 +86,41 @@ class Sampler:
             self._kinds[number]
             for number in np.searchsorted(np.cumsum(self._shares), marks).clip(max=len(self._kinds) - 1)
         ]
-        samples = [self._sample(kind, stage.side, rng) for kind in kinds]
-        return Batch(np.stack([rgb for rgb, _ in samples]), np.array([fake for _, fake in samples]))
+        pairs = [self._pair(stage.side, rng) for kind in kinds if kind == "blended"]
+        # Real faces are what the blended ones were before, as far as there are any, with the same history.
+        made, before = iter([first for first, _ in pairs]), iter([second for _, second in pairs])
+        samples = []
+        for kind in kinds:
+            given = next(made if kind == "blended" else before, None) if kind in {"blended", "real_face"} else None
+            samples.append(given or self._sample(kind, stage.side, rng))
+        return Batch(
+            np.stack([rgb for rgb, _ in samples]),
+            np.array([is_fake(kind) for kind in kinds]),
+            np.stack([seam for _, seam in samples]),
+            np.array([kind in _SEAMS_KNOWN for kind in kinds]),
+        )
 
-    def _sample(self, kind: SampleKind, side: int, rng: np.random.Generator) -> tuple[RGB, bool]:
-        mirrored = rng.random() < 0.5
-        if kind != "blended":
-            view = learned_view(self._draw(kind, rng), rng, mirrored=mirrored)
-            return _part(view, side, (CHIP / 2, CHIP / 2), CHIP, rng), is_fake(kind)
+    def _sample(self, kind: SampleKind, side: int, rng: np.random.Generator) -> tuple[RGB, Floats]:
+        """A face of a kind, as it is, and where its seams are: nowhere."""
+        mirrored, matrix = bool(rng.random() < 0.5), drawn_matrix(rng)
+        view = learned_view(self._draw(kind, rng), rng, matrix, mirrored=mirrored)
+        return _part(view, np.zeros((CHIP // CELL, CHIP // CELL), np.float32), *_corner(None, side, rng), side)
+
+    def _pair(self, side: int, rng: np.random.Generator) -> tuple[tuple[RGB, Floats], tuple[RGB, Floats]]:
+        """A blended face, and the same before it was blended, with one history; and where their seams are."""
         while True:
-            # Generated faces are blended too, or a real collection's look would be a blended one's.
-            target = self._draw("fake_face" if rng.random() < _GENERATED_TARGETS else "real_face", rng)
+            target = self._draw("real_face", rng)
             donor = self._similar(target, rng) if rng.random() < _SWAPPED else None
             made = blended(target, donor, rng)
             if made is not None:
-                rgb, (x, y) = made
-                across, down = ((value - SIDE / 2) / (SIDE * CHIP_SHARE) * CHIP + CHIP / 2 for value in (x, y))
-                view = learned_view(rgb, rng, mirrored=mirrored)
-                return _part(view, side, (CHIP - across if mirrored else across, down), side * 0.6, rng), True
+                break
+        mirrored, matrix, history = bool(rng.random() < 0.5), drawn_matrix(rng), int(rng.integers(1 << 62))
+        seam = seams(made.inside, matrix, mirrored=mirrored)
+        corner = _corner(seam, side, rng)
+        after, before = (
+            learned_view(rgb, np.random.default_rng(history), matrix, mirrored=mirrored) for rgb in (made.rgb, target)
+        )
+        return _part(after, seam, *corner, side), _part(before, np.zeros_like(seam), *corner, side)
 
     def _similar(self, target: RGB, rng: np.random.Generator) -> RGB:
         """Of a few real faces the one whose colours are closest: nobody pastes a face that does not fit at all."""
@@ -110,11 +139,29 @@ def _mean_colour(patch: RGB) -> NDArray[np.float64]:
     return np.asarray(patch[quarter:-quarter:4, quarter:-quarter:4].mean(axis=(0, 1)))
 
 
-def _part(view: RGB, side: int, place: tuple[float, float], spread: float, rng: np.random.Generator) -> RGB:
-    """A square of a view, as chance has it, its middle within half of `spread` of a place where that is possible."""
-    corner = [round(middle - side / 2 + (rng.random() - 0.5) * spread) for middle in place]
-    left, top = (min(max(value, 0), CHIP - side) for value in corner)
-    return view[top : top + side, left : left + side]
+def _corner(seam: Floats | None, side: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a square of a view, in squares of `CELL` pixels: as chance has it, or with a seam in it."""
+    cells = side // CELL
+    last = CHIP // CELL - cells
+    top, left = rng.integers(0, last + 1, 2).tolist()
+    if seam is None or not seam.any():
+        return top, left
+    # Within what was put in, all is of one piece, and nothing tells that it was.
+    odds = seam.ravel().astype(np.float64)
+    place = int(rng.choice(seam.size, p=odds / odds.sum()))
+    down, across = divmod(place, seam.shape[1])
+    moved = rng.integers(-cells // 4, cells // 4 + 1, 2).tolist()
+    return (
+        min(max(down - cells // 2 + moved[0], 0), last),
+        min(max(across - cells // 2 + moved[1], 0), last),
+    )
+
+
+def _part(view: RGB, seam: Floats, top: int, left: int, side: int) -> tuple[RGB, Floats]:
+    """The square of a view, and of where its seams are, that begins at a corner."""
+    cells = side // CELL
+    part = view[top * CELL : top * CELL + side, left * CELL : left * CELL + side]
+    return part, seam[top : top + cells, left : left + cells][_FINE_MAP, _FINE_MAP]
 
 
 def _roots(counts: Sequence[int]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from training.faces.realfake.config import RunConfig
 from training.faces.realfake.network import RealFake, load_facenet
-from training.faces.realfake.samples import Sampler
+from training.faces.realfake.samples import Batch, Sampler
 from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["load_average", "log_odds", "overfit", "train", "use_threads"]
@@ -26,7 +26,9 @@ RGB = NDArray[np.uint8]
 _MOMENTUM: Final = 0.95
 """Share of the old value in the curve's running means."""
 _LARGEST_GRADIENT: Final = 2.0
-_CURVE: Final = ("step", "side", "seconds", "faces", "loss", "accuracy", "calibrate_auc")
+_SEAM_WEIGHT: Final = 4.0
+"""Of a square with a seam beside one without: they are few."""
+_CURVE: Final = ("step", "side", "seconds", "faces", "loss", "seam_loss", "accuracy", "calibrate_auc")
 
 
 def use_threads(count: int) -> None:
@@ -54,7 +56,7 @@ def load_average(folder: Path) -> tuple[RealFake, RunConfig, int] | None:
     if state is None:
         return None
     config = RunConfig.model_validate_json(state["config"])
-    network = RealFake(detail=config.detail, dropout=config.dropout)
+    network = _new(config)
     network.load_state_dict(state["average"])
     return network.eval(), config, int(state["step"])
 
@@ -63,7 +65,7 @@ def train(
     config: RunConfig,
     sampler: Sampler,
     *,
-    facenet: Path,
+    start: Path | RealFake,
     checkpoints: Path,
     log: Path,
     judge: Callable[[RealFake], float],
@@ -75,7 +77,7 @@ def train(
     Args:
         config: the run's settings.
         sampler: makes its batches.
-        facenet: FaceNet's frozen graph, from which a new run starts.
+        start: what a new run starts from: FaceNet's frozen graph, or a network that knows something already.
         checkpoints: folder of the run's checkpoint, from which it goes on.
         log: folder that gets the curve.
         judge: says how good the averaged network is.
@@ -83,13 +85,13 @@ def train(
         until: stop after so many steps.
     """
     use_threads(threads)
-    run = _Run(config, checkpoints, facenet)
+    run = _Run(config, checkpoints, start)
     stop = Stop()
     means: dict[str, float] = {}
     torch.manual_seed(config.seed + run.step)
     while (stage := config.stage(run.step)) is not None and not stop.asked and run.step != until:
         batch = sampler.batch(run.step, stage)
-        values = run.advance(_tensor(batch.faces), torch.from_numpy(batch.fake).float())
+        values = run.advance(batch)
         for name, value in values.items():
             means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
         row: dict[str, Any] = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.faces}
@@ -104,27 +106,34 @@ def train(
     return run.step
 
 
-def overfit(config: RunConfig, sampler: Sampler, facenet: Path, *, steps: int, threads: int = 1) -> list[float]:
+def overfit(
+    config: RunConfig, sampler: Sampler, start: Path | RealFake, *, steps: int, threads: int = 1
+) -> list[float]:
     """The losses of a new network that sees one batch again and again: they must fall to nothing."""
     use_threads(threads)
-    run = _Run(config, None, facenet)
+    run = _Run(config, None, start)
     stage = config.stages[0].model_copy(update={"batch": 16})
     batch = sampler.batch(0, stage)
-    faces, fake = _tensor(batch.faces), torch.from_numpy(batch.fake).float()
-    return [run.advance(faces, fake)["loss"] for _ in range(steps)]
+    return [run.advance(batch)["loss"] for _ in range(steps)]
+
+
+def _new(config: RunConfig) -> RealFake:
+    return RealFake(detail=config.detail, seams=config.seams, dropout=config.dropout)
 
 
 class _Run:
     """A run's state, in memory and in its checkpoint."""
 
-    def __init__(self, config: RunConfig, folder: Path | None, facenet: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path | None, start: Path | RealFake) -> None:
         torch.manual_seed(config.seed)
         self.config, self._folder = config, folder
         self.step, self.faces, self.seconds = 0, 0, 0.0
-        network = RealFake(detail=config.detail, dropout=config.dropout)
+        network = _new(config)
         state = read_checkpoint(folder) if folder is not None else None
-        if state is None:
-            load_facenet(network.trunk, facenet)
+        if state is None and isinstance(start, RealFake):
+            network.begin_with(start)
+        elif state is None:
+            load_facenet(network.trunk, start)
         self.network = network.to(memory_format=torch.channels_last)
         new = [value for name, value in self.network.named_parameters() if not name.startswith("trunk.")]
         groups = [{"params": list(self.network.trunk.parameters())}, {"params": new}]
@@ -153,13 +162,14 @@ class _Run:
 
     def averaged(self) -> RealFake:
         """A copy with the averaged weights."""
-        network = RealFake(detail=self.config.detail, dropout=self.config.dropout)
+        network = _new(self.config)
         network.load_state_dict(self._average)
         return network.to(memory_format=torch.channels_last).eval()
 
-    def advance(self, faces: Tensor, fake: Tensor) -> dict[str, float]:
+    def advance(self, batch: Batch) -> dict[str, float]:
         """One step; what the batch cost and how much of it was told right."""
         began = time.monotonic()
+        faces, fake = _tensor(batch.faces), torch.from_numpy(batch.fake).float()
         rate = self.config.rate(self.step)
         for group, highest in zip(
             self._optimiser.param_groups, (self.config.learning_rate, self.config.new_learning_rate), strict=True
@@ -167,17 +177,28 @@ class _Run:
             group["lr"] = highest * rate
         self.network.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.bfloat16):
-            odds = self.network(faces)
+            odds, seams = self.network.look(faces)
         loss = functional.binary_cross_entropy_with_logits(odds.float(), fake)
+        whole = loss
+        values = {"loss": float(loss.detach())}
+        if seams is not None:
+            missed = functional.binary_cross_entropy_with_logits(
+                seams.float(),
+                torch.from_numpy(batch.seams),
+                torch.from_numpy(batch.seams_known).float()[:, None, None],
+                pos_weight=torch.tensor(_SEAM_WEIGHT),
+            )
+            values["seam_loss"] = float(missed.detach())
+            whole = loss + self.config.seam_weight * missed
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        whole.backward()
         torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
         self._optimiser.step()
         self.step, self.faces = self.step + 1, self.faces + len(faces)
         blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
         self.seconds += time.monotonic() - began
         right = ((odds.detach() > 0) == (fake > 0.5)).float().mean()
-        return {"loss": float(loss.detach()), "accuracy": float(right)}
+        return values | {"accuracy": float(right)}
 
 
 def _tensor(faces: RGB) -> Tensor:

@@ -19,9 +19,15 @@ from training.data.pictures import read_pixels
 from training.faces.facenet import SIDE as CHIP
 from training.faces.realfake.patches import CHIP_SHARE, SIDE, chip_matrix
 
-__all__ = ["CHIP", "judged_view", "learned_view"]
+__all__ = ["CELL", "CHIP", "drawn_matrix", "judged_view", "learned_view", "seams"]
 
 RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+CELL: Final = 8
+"""Side of the squares in which seams are told, in pixels."""
+_NEAR: Final = 11
+"""How wide a seam is, in pixels."""
 
 _SMALLEST: Final = 88
 """Side of the chip in the smallest picture that a face is seen in, in pixels; 171 is that of the patch."""
@@ -38,14 +44,36 @@ def judged_view(rgb: RGB, name: str, variant: int) -> RGB:
     return _cut(_saved(_scaled(rgb, rng), rng), chip_matrix(CHIP))
 
 
-def learned_view(rgb: RGB, rng: np.random.Generator, *, mirrored: bool) -> RGB:
-    """The same, and moved, turned, recoloured, blurred and made noisy a little."""
-    matrix = chip_matrix(
+def drawn_matrix(rng: np.random.Generator) -> NDArray[np.float64]:
+    """Takes a patch to a chip that is moved, turned and scaled a little."""
+    return chip_matrix(
         CHIP,
         turn=float(rng.normal(0, 4)),
         scale=math.exp(rng.normal(0, 0.05)),
         move=(float(rng.normal(0, 0.02)), float(rng.normal(0, 0.02))),
     )
+
+
+def seams(inside: NDArray[np.bool_], matrix: NDArray[np.float64], *, mirrored: bool) -> Floats:
+    """Where the edge of what was put in runs in a view, as the network is to tell it.
+
+    Args:
+        inside: of a `Blend`.
+        matrix: of the view.
+        mirrored: likewise.
+
+    Returns:
+        Share of each square of `CELL` pixels that lies near the edge, float32 (20, 20).
+    """
+    chip = cv2.warpAffine(inside.astype(np.uint8), matrix, (CHIP, CHIP), flags=cv2.INTER_NEAREST)
+    near = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (_NEAR, _NEAR))
+    edge = cv2.morphologyEx(chip, cv2.MORPH_GRADIENT, near).astype(np.float32)
+    shares = cv2.resize(edge, (CHIP // CELL, CHIP // CELL), interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(shares[:, ::-1] if mirrored else shares, np.float32)
+
+
+def learned_view(rgb: RGB, rng: np.random.Generator, matrix: NDArray[np.float64], *, mirrored: bool) -> RGB:
+    """The same, cut by another matrix, and recoloured, blurred and made noisy a little."""
     picture = _scaled(_recoloured(rgb, rng), rng)
     if rng.random() < 0.12:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), float(rng.uniform(0.3, 1.2))), np.uint8)
@@ -82,7 +110,7 @@ def _saved(rgb: RGB, rng: np.random.Generator) -> RGB:
         )
         options = [cv2.IMWRITE_JPEG_QUALITY, encoding.quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, factor]
         _, content = cv2.imencode(".jpg", np.ascontiguousarray(rgb[..., ::-1]), options)
-        return np.ascontiguousarray(cv2.imdecode(content, cv2.IMREAD_COLOR)[..., ::-1])
+        return np.ascontiguousarray(np.asarray(cv2.imdecode(content, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])
     return rgb if encoding.format == "png" else read_pixels(encoding.encode(rgb))
 
 

@@ -69,7 +69,8 @@ def test_the_served_graph_reads_the_packages_own_file(tmp_path, facenet_graph_fi
     load_facenet(network, facenet_graph_file)
     weights, content = find_weights(facenet_graph_file), facenet_graph_file.read_bytes()
     with torch.inference_mode():
-        pooled = network(prewhitened(torch.from_numpy(faces).permute(0, 3, 1, 2))).mean(dim=(2, 3)).numpy()
+        _, last = network(prewhitened(torch.from_numpy(faces).permute(0, 3, 1, 2)))
+    pooled = last.mean(dim=(2, 3)).numpy()
     mean, variance, beta = (getattr(weights, name).read(content) for name in ("mean", "variance", "beta"))
     expected = (pooled @ weights.bottleneck.read(content) - mean) / np.sqrt(variance + 0.001) + beta
     expected /= np.linalg.norm(expected, axis=1, keepdims=True)

@@ -9,9 +9,9 @@ from services.faces.alignment import face_chip
 from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
 from training.faces.realfake.blending import blended
 from training.faces.realfake.config import RunConfig
-from training.faces.realfake.patches import CHIP_SHARE, SIDE, PatchStore, landmark_places
+from training.faces.realfake.patches import CHIP_SHARE, SIDE, PatchStore, chip_matrix, landmark_places
 from training.faces.realfake.samples import Sampler
-from training.faces.realfake.views import CHIP, judged_view, learned_view
+from training.faces.realfake.views import CELL, CHIP, drawn_matrix, judged_view, learned_view, seams
 from training.faces.tests.conftest import drawn_face, patch
 
 SETTINGS = {
@@ -63,8 +63,9 @@ def test_a_picture_is_judged_in_the_same_way_every_time():
     rgb = drawn_face(1)
     assert np.array_equal(judged_view(rgb, "a", 0), judged_view(rgb, "a", 0))
     assert not np.array_equal(judged_view(rgb, "a", 0), judged_view(rgb, "a", 1))
-    mirrored = learned_view(rgb, np.random.default_rng(2), mirrored=True)
-    assert np.array_equal(mirrored[:, ::-1], learned_view(rgb, np.random.default_rng(2), mirrored=False))
+    matrix = drawn_matrix(np.random.default_rng(1))
+    mirrored = learned_view(rgb, np.random.default_rng(2), matrix, mirrored=True)
+    assert np.array_equal(mirrored[:, ::-1], learned_view(rgb, np.random.default_rng(2), matrix, mirrored=False))
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -73,12 +74,35 @@ def test_blending_changes_a_part_about_its_middle_and_nothing_far_away(seed):
     made = blended(target, donor if seed % 2 else None, np.random.default_rng(seed))
     if made is None:
         return
-    rgb, (x, y) = made
-    changed = np.abs(rgb.astype(int) - target).max(axis=2)
+    changed = np.abs(made.rgb.astype(int) - target).max(axis=2)
     assert changed.max() > 8
     assert changed[:8].max() == changed[-8:].max() == 0, "the border is nobody's face"
     down, across = np.nonzero(changed > 8)
+    y, x = (places.mean() for places in np.nonzero(made.inside))
     assert np.hypot(across.mean() - x, down.mean() - y) < 40
+
+
+def test_a_grey_face_stays_grey_when_it_is_blended():
+    grey = np.repeat(drawn_face(1)[..., :1], 3, axis=2)
+    made = [blended(grey, drawn_face(2), np.random.default_rng(seed)) for seed in range(8)]
+    spreads = [int(np.ptp(one.rgb.astype(int), axis=2).max()) for one in made if one is not None]
+    assert spreads
+    assert max(spreads) < 12, "rounding in CIELAB, and no more"
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_seams_run_about_what_was_put_in_and_nowhere_else(mirrored):
+    inside = np.zeros((SIDE, SIDE), bool)
+    inside[96:160, 64:128] = True
+    found = seams(inside, chip_matrix(CHIP), mirrored=mirrored)
+    if mirrored:
+        found = found[:, ::-1]
+    assert found.shape == (CHIP // CELL, CHIP // CELL)
+    # A patch's pixel (x, y) lies at (x - 128) * 160 / 171 + 80 in its chip: the square takes 20-80 and 50-110.
+    assert found[6:14, 2].min() > 0.5
+    assert found[6:14, 9:11].max(axis=1).min() > 0.5
+    assert found[8:12, 4:8].max() == 0, "within, all is of one piece"
+    assert found[:5].max() == found[15:].max() == found[:, 12:].max() == 0
 
 
 def test_most_blends_succeed():
@@ -110,6 +134,31 @@ def test_batches_are_the_same_for_the_same_step_and_hold_both_classes(faces):
     assert first.faces.shape == (4, 112, 112, 3)
     fakes = np.concatenate([sampler.batch(step, CONFIG.stages[1]).fake for step in range(40)])
     assert fakes.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("side", [96, 160])
+def test_a_blended_face_comes_beside_what_it_was_before_with_a_seam_in_sight(faces, side):
+    config = CONFIG.model_copy(update={"shares": {"real_face": 0.5, "blended": 0.5}})
+    sampler = Sampler(*faces, config)
+    stage = config.stages[0].model_copy(update={"side": side, "batch": 8})
+    for step in range(5):
+        batch = sampler.batch(step, stage)
+        before, after = batch.faces[~batch.fake].astype(int), batch.faces[batch.fake].astype(int)
+        # Places of FaceNet's fine map: its stem takes 13 pixels on either side.
+        places = len(range(13, side - 13, 8))
+        assert batch.seams.shape == (8, places, places)
+        assert batch.seams_known.all()
+        assert batch.seams[~batch.fake].max() == 0
+        assert (batch.seams[batch.fake].max(axis=(1, 2)) > 0).mean() > 0.5
+        changed = np.abs(before - after).max(axis=3)
+        assert (changed.max(axis=(1, 2)) > 0).all()
+        assert np.median(changed) < 12, "most of the face is the same"
+
+
+def test_where_generated_faces_have_seams_nobody_knows(faces):
+    config = CONFIG.model_copy(update={"shares": {"real_face": 0.5, "fake_face": 0.5}})
+    batch = Sampler(*faces, config).batch(0, config.stages[0])
+    assert np.array_equal(batch.seams_known, ~batch.fake)
 
 
 def test_without_faces_nothing_is_trained():

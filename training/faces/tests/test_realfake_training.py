@@ -43,7 +43,7 @@ def test_a_run_goes_on_where_it_stopped(tmp_path, faces, facenet_graph_file):
         return train(
             CONFIG,
             sampler,
-            facenet=facenet_graph_file,
+            start=facenet_graph_file,
             checkpoints=tmp_path / name,
             log=tmp_path / f"log-{name}",
             judge=lambda network: 0.25,
@@ -66,6 +66,42 @@ def test_one_batch_is_learned_by_heart(faces, facenet_graph_file):
     config = CONFIG.model_copy(update={"stages": (CONFIG.stages[0].model_copy(update={"steps": 200}),)})
     losses = overfit(config, Sampler(*faces, config), facenet_graph_file, steps=15)
     assert losses[-1] < losses[0] / 3
+
+
+def test_a_run_may_begin_with_another_run_s_network_and_look_for_seams_too(network, faces):
+    looking = RealFake(detail=4, seams=True).eval()
+    looking.begin_with(network)
+    views = Judged.of(*faces, splits=("dev",), variants=1).views
+    assert np.allclose(log_odds(looking, views), log_odds(network, views), atol=1e-4)
+    with torch.inference_mode():
+        odds, seams = looking.look(torch.rand(2, 3, 112, 112) * 255)
+    assert odds.shape == (2,)
+    assert seams.shape == (2, 11, 11)
+    with pytest.raises(ValueError, match="of another network"):
+        RealFake(detail=8, seams=True).begin_with(RealFake(detail=0))
+
+
+def test_places_of_the_fine_map_lie_eight_pixels_apart_from_the_thirteenth_on(network):
+    picture = torch.rand(1, 3, 160, 160, requires_grad=True)
+    fine, _ = network.trunk(picture)
+    assert fine.shape[2:] == (17, 17)
+    fine[0, :, 6, 9].sum().backward()
+    # Zeros beside the picture cut off what is seen of it far away, so the middle of what is seen most.
+    seen = picture.grad.abs().sum(dim=(0, 1))
+    down, across = (seen.sum(dim=axis) / seen.sum() for axis in (1, 0))
+    pixels = torch.arange(160.0)
+    assert float(down @ pixels) == pytest.approx(13 + 8 * 6, abs=3)
+    assert float(across @ pixels) == pytest.approx(13 + 8 * 9, abs=3)
+
+
+def test_seams_are_learned(faces, facenet_graph_file):
+    shares = {"real_face": 0.5, "blended": 0.5}
+    config = CONFIG.model_copy(update={"shares": shares, "seams": True, "seam_weight": 1.0, "learning_rate": 1e-3})
+    stage = config.stages[0].model_copy(update={"steps": 200})
+    losses = overfit(
+        config.model_copy(update={"stages": (stage,)}), Sampler(*faces, config), facenet_graph_file, steps=15
+    )
+    assert losses[-1] < losses[0]
 
 
 def test_the_threshold_lets_one_real_face_in_a_hundred_pass_and_comes_out_as_a_half():
