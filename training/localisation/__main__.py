@@ -136,7 +136,7 @@ def _features(arguments: argparse.Namespace, settings: LocalisationSettings) -> 
     network, _ = load_average(arguments.weights)
     compute = FeatureExtractor(network, arguments.encoder)
     for split in ("calibrate", "train"):
-        store = _store(settings, split)
+        store = [stored for stored in _store(settings, split) if stored.origin not in config.without]
         sampler = Sampler(store, config.sample_weights(store), seed=config.seed)
         examples = examples_of(store, sampler, made=config.made[split], honest=config.honest)
         new = write_features(in_order(examples), compute, settings.fusion / split)
@@ -160,7 +160,7 @@ def _fuse(arguments: argparse.Namespace, settings: LocalisationSettings) -> None
     state = torch.load(arguments.weights, map_location="cpu", weights_only=True, mmap=True)
     judged = fuse(
         config,
-        Examples(settings.fusion / "train"),
+        Examples(settings.fusion / "train", without=config.without),
         Examples(settings.fusion / "calibrate"),
         (RunConfig.model_validate_json(state["config"]), network),
         checkpoint=settings.checkpoints / name / "latest.pt",
@@ -244,10 +244,11 @@ def _judged(settings: LocalisationSettings, split: str, limit: int) -> list[Case
     ]
 
 
-def _fitted_on(settings: LocalisationSettings, limit: int) -> list[Case]:
-    """Planted forgeries and pristine pictures that thresholds are fitted on."""
+def _fitted_on(settings: LocalisationSettings, limit: int) -> tuple[list[Case], list[Case]]:
+    """What thresholds are fitted on: planted forgeries and their twins, and hand-made ones and photographs."""
     store = _store(settings, "calibrate")
-    return [*planted_cases(store, limit=limit), *pristine_cases(store, limit=max(1, limit // 4))]
+    planted = list(planted_cases(store, limit=max(1, limit // 2)))
+    return planted, [*handmade_cases(store, limit=2 * limit), *pristine_cases(store, limit=limit)]
 
 
 def _exported(weights: Path, encoder: Path | None, *, model: Model = "deeplabv3plus", threshold: float = 0.5) -> bytes:
@@ -259,24 +260,25 @@ def _exported(weights: Path, encoder: Path | None, *, model: Model = "deeplabv3p
             return path.read_bytes()
         if encoder is None:
             sys.exit(f"{weights} has last layers, which look through CLIP: name its encoder with --encoder.")
-        export_fragment(*load_fused(weights), path, outputs=MODELS[model], threshold=threshold)
+        localiser, fusion, config = load_fused(weights)
+        export_fragment(localiser, fusion, path, outputs=MODELS[model], threshold=threshold, evidence=config.evidence)
         return encoder.read_bytes() + path.read_bytes()
 
 
 def _evaluate(arguments: argparse.Namespace, settings: LocalisationSettings) -> None:
-    fitting = _fitted_on(settings, max(1, arguments.limit // 2))
+    planted, others = _fitted_on(settings, arguments.limit)
     weights: Path = arguments.weights
     facts: dict[str, float | str] = {"weights": weights.name, "split": arguments.split, "limit": arguments.limit}
     if weights.suffix == ".onnx":
         content = weights.read_bytes()
     else:
         plain = _exported(weights, arguments.encoder)
-        threshold = fit_threshold(onnx_predictor(plain, threads=arguments.threads), fitting)
+        threshold = fit_threshold(onnx_predictor(plain, threads=arguments.threads), [*planted, *others])
         content = _exported(weights, arguments.encoder, threshold=threshold)
         facts |= {"step": step_of(weights), "threshold": threshold}
     cases = _judged(settings, arguments.split, arguments.limit)
     predict = onnx_predictor(content, threads=arguments.threads)
-    result = {**facts, **evaluate(predict, cases, fit_baselines(fitting))}
+    result = {**facts, **evaluate(predict, cases, fit_baselines(planted))}
     text = table(result)
     if arguments.report:
         arguments.report.mkdir(parents=True, exist_ok=True)
@@ -295,13 +297,20 @@ def _export(arguments: argparse.Namespace, settings: LocalisationSettings) -> No
         sys.exit(f"{report} does not tell of these weights: make train-evaluate RUN={name} first.")
     if not beats_baselines(result) and not arguments.anyway:
         sys.exit("The network does not beat the baselines; nothing was put in place (--anyway does it all the same).")
-    localiser, fusion = load_fused(weights)
+    localiser, fusion, config = load_fused(weights)
     facts = json.loads((log / "data.jsonl").read_text().splitlines()[-1])
     runs = {name: result} | {path.parent.name: json.loads(path.read_text()) for path in arguments.beside}
     for model, outputs in MODELS.items():
         fragment = arguments.into / model / "1" / EXTENSION
         fragment.parent.mkdir(parents=True, exist_ok=True)
-        export_fragment(localiser, fusion, fragment, outputs=outputs, threshold=result["threshold"])
+        export_fragment(
+            localiser,
+            fusion,
+            fragment,
+            outputs=outputs,
+            threshold=result["threshold"],
+            evidence=config.evidence,
+        )
         told = {
             "served": table(result),
             "beside": comparison(runs),

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from training.clip import tapped
-from training.localisation.fusion import BLOCKS, TOKEN, Fusion
+from training.localisation.fusion import BLOCKS, TOKEN, Fusion, edited
 from training.localisation.fusion_data import cells_of
 from training.localisation.inference import Predictor
 from training.localisation.network import Localiser
@@ -98,6 +98,7 @@ class ServedFusion(nn.Module):
         fusion: the last layers.
         outputs: which of mask, reliability and classes, in that order.
         threshold: probability of the network that is to come out as 0.5.
+        evidence: how much the log odds that the picture was edited at all add to those of every place.
     """
 
     def __init__(
@@ -107,12 +108,14 @@ class ServedFusion(nn.Module):
         outputs: tuple[str, ...] = MODELS["deeplabv3plus"],
         *,
         threshold: float = 0.5,
+        evidence: float = 0.0,
     ) -> None:
         super().__init__()
         self.network = network
         self.fusion = fusion
         self.outputs = outputs
         self.offset = math.log(threshold / (1.0 - threshold))
+        self.evidence = evidence
 
     def forward(self, images: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
         """Float (n, 3, h, w) in 0-255, and the encoder's residual stream behind each of `BLOCKS`, (n, 197, 768)."""
@@ -124,7 +127,8 @@ class ServedFusion(nn.Module):
         def spread(values: Tensor) -> Tensor:
             return functional.interpolate(values[:, None], size=odds.shape[1:], mode="bilinear", align_corners=False)
 
-        mask = spread(fused.added) + spread(fused.trust) * odds[:, None] - self.offset
+        whole = self.evidence * edited(fused.classes)[:, None, None, None] - self.offset
+        mask = spread(fused.added) + spread(fused.trust) * odds[:, None] + whole
         maps = torch.cat([mask, spread(fused.reliability)], dim=1)
         maps = torch.sigmoid(functional.interpolate(maps, scale_factor=4.0, mode="bilinear", align_corners=False))
         results = {"mask": maps[:, 0], "reliability": maps[:, 1], "classes": torch.softmax(fused.classes, dim=1)}
@@ -163,10 +167,16 @@ def export_onnx(network: Localiser, path: Path, *, outputs: tuple[str, ...], thr
 
 
 def export_fragment(
-    network: Localiser, fusion: Fusion, path: Path, *, outputs: tuple[str, ...], threshold: float = 0.5
+    network: Localiser,
+    fusion: Fusion,
+    path: Path,
+    *,
+    outputs: tuple[str, ...],
+    threshold: float = 0.5,
+    evidence: float = 0.0,
 ) -> None:
     """Writes what follows the encoder's file: large weights in half precision; height and width are free."""
-    served = ServedFusion(network, fusion, outputs, threshold=threshold).eval()
+    served = ServedFusion(network, fusion, outputs, threshold=threshold, evidence=evidence).eval()
     taps = [tapped(block) for block in BLOCKS]
     streams = tuple(torch.zeros(1, 197, TOKEN) for _ in BLOCKS)
     axes: dict[str, dict[int, str]] = {"images": {0: "batch", 2: "h", 3: "w"}}

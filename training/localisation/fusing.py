@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.localisation.config import RunConfig
-from training.localisation.fusion import CELLS, Fused, Fusion
+from training.localisation.fusion import CELLS, Fused, Fusion, edited
 from training.localisation.fusion_config import FusionConfig
 from training.localisation.fusion_data import MASK, Examples
 from training.localisation.losses import class_loss, mask_loss
@@ -94,7 +94,7 @@ def fuse(
         row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - began)}
         row |= {name: f"{value:.4f}" for name, value in means.items()}
         if step % config.judge_every == 0 or step == config.steps:
-            judged = judge(_with(network, average), held)
+            judged = judge(_with(network, average), held, evidence=config.evidence)
             row |= {name: f"{judged[name]:.4f}" for name in _JUDGEMENTS}
             if judged["found"] > best["found"]:
                 best, kept_step = judged, step
@@ -146,7 +146,7 @@ def _step(network: Fusion, optimiser: torch.optim.Optimizer, batch: Mapping[str,
     classes = class_loss(fused.classes, batch["labels"])
     loss = entropy + 0.5 * dice + 0.1 * reliability + 0.15 * classes
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     torch.nn.utils.clip_grad_norm_(network.parameters(), _LARGEST_GRADIENT)
     optimiser.step()
     parts = {"loss": loss, "mask": entropy, "dice": dice, "classes": classes}
@@ -159,8 +159,8 @@ def _with(network: Fusion, state: Mapping[str, Tensor]) -> Callable[[Tensor, Ten
     return judged.eval()
 
 
-def judge(network: Callable[[Tensor, Tensor], Fused], examples: Examples) -> dict[str, float]:
-    """How good the layers are, all between 0 and 1.
+def judge(network: Callable[[Tensor, Tensor], Fused], examples: Examples, *, evidence: float = 0.0) -> dict[str, float]:
+    """How good the layers are, all between 0 and 1; `evidence` as in `FusionConfig`.
 
     Returns:
         `found`: mean F1 over collections of forgeries, at the threshold that marks 1 % of honest pictures, and that of
@@ -171,7 +171,7 @@ def judge(network: Callable[[Tensor, Tensor], Fused], examples: Examples) -> dic
         batch = examples.batch(range(start, min(len(examples), start + _JUDGED)))
         with torch.inference_mode():
             fused = network(batch["tokens"], batch["cells"])
-            heats.append(joined(fused, batch["odds"]))
+            heats.append(joined(fused, batch["odds"]) + evidence * edited(fused.classes)[:, None, None])
             said.append(fused.classes.argmax(dim=1))
         masks.append(batch["masks"] > 0.5)
         labels.append(batch["labels"])
@@ -195,15 +195,16 @@ def judge(network: Callable[[Tensor, Tensor], Fused], examples: Examples) -> dic
     }
 
 
-def load_fused(checkpoint: Path) -> tuple[Localiser, Fusion]:
-    """Both parts of a checkpoint, for inference."""
+def load_fused(checkpoint: Path) -> tuple[Localiser, Fusion, FusionConfig]:
+    """Both parts of a checkpoint, for inference, and the settings of the last layers."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     settings = RunConfig.model_validate_json(state["config"])
     base = new_network(settings)
     base.load_state_dict(state["average"])
-    fusion = _layers(FusionConfig.model_validate_json(state["fusion_config"]), settings)
+    config = FusionConfig.model_validate_json(state["fusion_config"])
+    fusion = _layers(config, settings)
     fusion.load_state_dict(state["fusion"])
-    return base.eval(), fusion.eval()
+    return base.eval(), fusion.eval(), config
 
 
 def has_fusion(checkpoint: Path) -> bool:

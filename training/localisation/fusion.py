@@ -16,15 +16,15 @@ References:
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.localisation.classes import CLASSES
+from training.localisation.classes import CLASSES, PRISTINE
 
-__all__ = ["BLOCKS", "CELLS", "PATCHES", "TOKEN", "Fused", "Fusion", "averaged", "averages"]
+__all__ = ["BLOCKS", "CELLS", "PATCHES", "TOKEN", "Fused", "Fusion", "averaged", "averages", "edited"]
 
 BLOCKS: Final = (5, 8, 11)
 """Blocks of the encoder whose patch tokens are read, of 0 to 11."""
@@ -69,7 +69,13 @@ class Fusion(nn.Module):
         self, *, traces: int = 64, decoded: int = 96, width: int = 128, depth: int = 2, dropout: float = 0.2
     ) -> None:
         super().__init__()
-        self.settings = {"traces": traces, "decoded": decoded, "width": width, "depth": depth, "dropout": dropout}
+        self.settings: dict[str, Any] = {
+            "traces": traces,
+            "decoded": decoded,
+            "width": width,
+            "depth": depth,
+            "dropout": dropout,
+        }
         self.token_norm = nn.ModuleList([nn.LayerNorm(TOKEN) for _ in BLOCKS])
         # Whole channels of a picture are left out: single numbers would be known from their neighbours.
         self.left_out = nn.Dropout1d(dropout)
@@ -116,6 +122,12 @@ class Fusion(nn.Module):
             reliability=reliability[:, 0],
             classes=self.classify(torch.cat([seen.mean(dim=1), seen.amax(dim=1)], dim=1)),
         )
+
+
+def edited(classes: Tensor) -> Tensor:
+    """Log odds that a picture was edited at all, (n,), within -6 to 6, from log odds of the classes, (n, 5)."""
+    pristine = torch.softmax(classes, dim=1)[:, PRISTINE].clamp(1e-5, 1.0 - 1e-5)
+    return torch.log((1.0 - pristine) / pristine).clamp(-6.0, 6.0)
 
 
 def averages(length: Tensor, cells: int) -> Tensor:

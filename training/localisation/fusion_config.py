@@ -19,6 +19,7 @@ class FusionConfig(BaseModel):
         seed: of weights and samples.
         made: how many made forgeries there are to learn from, by split.
         honest: honest photographs of each collection, at most.
+        without: collections of forgeries that are left out.
         width, depth, dropout: of `Fusion`.
         steps: how many.
         batch: pictures a step.
@@ -26,6 +27,7 @@ class FusionConfig(BaseModel):
         warmup: steps over which it rises.
         weight_decay: of AdamW.
         ema: share of the averaged weights that stays at each step.
+        evidence: how much the log odds that a picture was edited at all add to those of every place, afterwards.
         evenness: how far small collections are drawn as often as large ones: 0 by their size, 1 all alike.
         report_every: steps between rows of the curve.
         judge_every: steps between judgements on the split calibrate.
@@ -36,6 +38,7 @@ class FusionConfig(BaseModel):
     seed: int
     made: dict[str, int]
     honest: int = Field(ge=1)
+    without: tuple[str, ...]
     width: int = Field(ge=16, multiple_of=8)
     depth: int = Field(ge=1)
     dropout: float = Field(ge=0, lt=1)
@@ -45,6 +48,7 @@ class FusionConfig(BaseModel):
     warmup: int = Field(ge=0)
     weight_decay: float = Field(ge=0)
     ema: float = Field(gt=0, lt=1)
+    evidence: float = Field(ge=0)
     evenness: float = Field(ge=0, le=1)
     report_every: int = Field(ge=1)
     judge_every: int = Field(ge=1)

@@ -10,8 +10,10 @@ One `.npz` a picture, named by what it is made of: what is there is not made aga
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,18 +85,18 @@ def examples_of(store: Store, sampler: Sampler, *, made: int, honest: int) -> It
     for stored in store:
         name = stored.pixels.stem
         if stored.kind == "forged":
-            yield Example(name, stored.origin, lambda stored=stored: _forged(stored, mirrored=False))
-            yield Example(f"{name}-mirrored", stored.origin, lambda stored=stored: _forged(stored, mirrored=True))
+            yield Example(name, stored.origin, partial(_forged, stored, mirrored=False))
+            yield Example(f"{name}-mirrored", stored.origin, partial(_forged, stored, mirrored=True))
         elif stored.kind == "photograph":
             seen[stored.origin] = seen.get(stored.origin, 0) + 1
             # Of collections that forgeries came from all honest pictures are wanted.
             if seen[stored.origin] > honest and not _has_forgeries(stored.origin, store):
                 continue
-            yield Example(name, "honest", lambda stored=stored: _honest(stored, grey=False))
+            yield Example(name, "honest", partial(_honest, stored, grey=False))
             if zlib.crc32(name.encode()) % 3 == 0:
-                yield Example(f"{name}-grey", "honest", lambda stored=stored: _honest(stored, grey=True))
+                yield Example(f"{name}-grey", "honest", partial(_honest, stored, grey=True))
     for number in range(made):
-        yield Example(f"made-{number}", "made", lambda number=number: _made(sampler, number))
+        yield Example(f"made-{number}", "made", partial(_made, sampler, number))
 
 
 def in_order(examples: Iterable[Example]) -> list[Example]:
@@ -216,14 +218,18 @@ class Examples:
 
     Args:
         folder: of `write_features`.
+        without: collections that are left out.
 
     Attributes:
         origins: of each.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._files = sorted(folder.glob("*.npz"))
-        self.origins = [str(np.load(file)["origin"]) for file in self._files]
+    def __init__(self, folder: Path, *, without: Collection[str] = ()) -> None:
+        files = sorted(folder.glob("*.npz"))
+        origins = [str(np.load(file)["origin"]) for file in files]
+        wanted = [origin not in without for origin in origins]
+        self._files = list(compress(files, wanted))
+        self.origins = list(compress(origins, wanted))
 
     def __len__(self) -> int:
         return len(self._files)

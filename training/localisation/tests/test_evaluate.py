@@ -123,3 +123,19 @@ def test_the_threshold_finds_what_it_may(cases):
     assert 0.12 < fit_threshold(weak, cases) <= 0.44
     # What it marks falsely forbids every threshold below.
     assert fit_threshold(noisy, cases) > 0.82
+
+
+def test_the_threshold_accuses_few_however_little_it_marks(cases):
+    oracle = _oracle(cases)
+    pristine = [case for case in cases if case.mask is None]
+    assert 3 <= len(pristine) < 10
+    accused = prepared(pristine[0].rgb)[0].tobytes()
+
+    def seldom(images, view):
+        mask, reliability, classes = oracle(images, view)
+        heat = 0.9 * mask
+        if images.tobytes() == accused:
+            heat[:, : images.shape[2] // 8, : images.shape[3] // 8] = 0.8
+        return heat, reliability, classes
+
+    assert 0.8 < fit_threshold(seldom, cases) <= 0.9

@@ -14,7 +14,7 @@ from training.localisation.classes import PRISTINE
 from training.localisation.config import RunConfig
 from training.localisation.export import MODELS, ServedFusion, export_fragment
 from training.localisation.fusing import fuse, load_fused
-from training.localisation.fusion import BLOCKS, TOKEN, Fusion, averaged
+from training.localisation.fusion import BLOCKS, TOKEN, Fusion, averaged, edited
 from training.localisation.fusion_config import FusionConfig
 from training.localisation.fusion_data import Examples, FeatureExtractor, examples_of, in_order, write_features
 from training.localisation.inference import localise, onnx_predictor, prepared
@@ -43,6 +43,7 @@ CONFIG = FusionConfig.model_validate(
         "seed": 7,
         "made": {"train": 4, "calibrate": 2},
         "honest": 25,
+        "without": [],
         "width": 32,
         "depth": 1,
         "dropout": 0.0,
@@ -52,6 +53,7 @@ CONFIG = FusionConfig.model_validate(
         "warmup": 2,
         "weight_decay": 0.0,
         "ema": 0.5,
+        "evidence": 0.25,
         "evenness": 0.5,
         "report_every": 1,
         "judge_every": 20,
@@ -146,6 +148,7 @@ def test_examples_are_hand_made_honest_and_made_ones(written):
     assert batch["cells"].shape[2:] == (28, 28)
     assert float(batch["masks"][0].mean()) == pytest.approx(float(mask.mean()), abs=0.01)
     assert float(batch["masks"][1].max()) == 0.0
+    assert "hand" not in Examples(folder, without=["hand"]).origins
 
 
 def test_honest_pictures_without_colour_are_among_them(store):
@@ -158,6 +161,12 @@ def test_honest_pictures_without_colour_are_among_them(store):
         assert label == PRISTINE
 
 
+def test_edited_is_what_speaks_against_pristine():
+    chances = torch.tensor([[0.1, 0.1, 0.1, 0.1, 0.6], [0.5, 0.2, 0.1, 0.1, 0.1]])
+    assert edited(chances.log() + 3.0) == pytest.approx(np.log([0.4 / 0.6, 0.9 / 0.1]), abs=1e-4)
+    assert float(edited(torch.tensor([[40.0, 0.0, 0.0, 0.0, 0.0]]))[0]) == pytest.approx(6.0)
+
+
 def test_the_layers_learn_what_a_few_examples_show(tmp_path, written, network):
     folder, _ = written
     examples = Examples(folder)
@@ -165,7 +174,13 @@ def test_the_layers_learn_what_a_few_examples_show(tmp_path, written, network):
     settings = CONFIG.model_copy(update={"steps": 120})
     traces, decoded = NETWORK.traces, NETWORK.width
     judged = fuse(
-        settings, examples, examples, (NETWORK, network), checkpoint=checkpoint, log=tmp_path / "log", facts={"a": 1}
+        settings,
+        examples,
+        examples,
+        (NETWORK, network),
+        checkpoint=checkpoint,
+        log=tmp_path / "log",
+        facts={"a": 1},
     )
     assert judged["hand"] > 0.6
     assert judged["right"] > 0.5
@@ -174,7 +189,8 @@ def test_the_layers_learn_what_a_few_examples_show(tmp_path, written, network):
     assert facts["examples"]["hand"] == 2
     lines = (tmp_path / "log" / "curve.csv").read_text().splitlines()
     assert float(lines[-1].split(",")[2]) < float(lines[1].split(",")[2])
-    localiser, fusion = load_fused(checkpoint)
+    localiser, fusion, config = load_fused(checkpoint)
+    assert config == settings
     assert fusion.settings["traces"] == traces
     assert fusion.settings["decoded"] == decoded
     state = network.state_dict()
@@ -187,7 +203,7 @@ def test_the_fragment_behind_the_encoder_answers_as_the_network(tmp_path, networ
     fusion = Fusion(traces=NETWORK.traces, decoded=NETWORK.width, width=32, depth=1).eval()
     torch.nn.init.normal_(fusion.heads.weight, std=0.5)
     fragment = tmp_path / "fragment.onnx"
-    export_fragment(network, fusion, fragment, outputs=MODELS["deeplabv3plus"], threshold=0.4)
+    export_fragment(network, fusion, fragment, outputs=MODELS["deeplabv3plus"], threshold=0.4, evidence=0.3)
     content = encoder.read_bytes() + fragment.read_bytes()
     onnx.checker.check_model(onnx.load_from_string(content))
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
@@ -196,7 +212,7 @@ def test_the_fragment_behind_the_encoder_answers_as_the_network(tmp_path, networ
     tokens = FeatureExtractor(network, encoder)(rgb).tokens
     streams = [torch.from_numpy(np.pad(one, ((1, 0), (0, 0)))[None]) for one in tokens]
     with torch.inference_mode():
-        mask, reliability, classes = ServedFusion(network, fusion, threshold=0.4)(
+        mask, reliability, classes = ServedFusion(network, fusion, threshold=0.4, evidence=0.3)(
             torch.from_numpy(prepared(rgb)[0]), *streams
         )
     found = localise(rgb, onnx_predictor(content, threads=1))
