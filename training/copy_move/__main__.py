@@ -4,9 +4,9 @@
     python -m training.copy_move collect --split calibrate --out calibrate.npz
     python -m training.copy_move fit train.npz --calibrate calibrate.npz
 
-`collect` takes one to three seconds a picture; `--limit` takes the first so many of the mixed pictures. `fit` prints
-what is found and accused by threshold, on folds of photographs and on the split that nothing was fitted on, and writes
-what the detector reads.
+`collect` takes about a second a picture. `--first` and `--limit` collect a part of the mixed pictures; `fit` takes any
+number of such parts. It prints what is found and accused by threshold, on folds of photographs and on the split that
+nothing was fitted on, and writes what the detector reads.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     collecting = commands.add_parser("collect", help="find, measure and label pairs of regions")
     collecting.add_argument("--split", choices=SPLITS, default="train")
+    collecting.add_argument("--first", type=int, default=0, help="leave out so many pictures")
     collecting.add_argument("--limit", type=int, help="at most so many pictures")
     collecting.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     fitting = commands.add_parser("fit", help="fit the trees, report, write them")
-    fitting.add_argument("pairs", type=Path, help="what `collect` wrote of the train split")
-    fitting.add_argument("--calibrate", type=Path, required=True, help="what it wrote of the calibrate split")
+    fitting.add_argument("pairs", type=Path, nargs="+", help="what `collect` wrote of the train split")
+    fitting.add_argument(
+        "--calibrate", type=Path, nargs="+", required=True, help="what it wrote of the calibrate split"
+    )
     fitting.add_argument("--decision", type=float, default=DECISION, help="probability that becomes the score 0.5")
     fitting.add_argument("--out", type=Path, default=MODEL)
     options = parser.parse_args(arguments)
@@ -52,12 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not any(task.rows for task in chosen):
             print(f"no pictures in {data}: run `make data` first", file=sys.stderr)
             return 1
-        pairs = Pairs.collect(_made(chosen[: options.limit], data))
+        last = None if options.limit is None else options.first + options.limit
+        pairs = Pairs.collect(_made(chosen[options.first : last], data))
         pairs.save(options.out)
         print(f"{len(pairs.copied)} pairs of {len(pairs.names)} pictures, {pairs.copied.sum()} of them copies")
         return 0
     try:
-        train, calibrate = Pairs.load(options.pairs), Pairs.load(options.calibrate)
+        train, calibrate = (Pairs.joined(map(Pairs.load, paths)) for paths in (options.pairs, options.calibrate))
         trees = fit(train)
         print(f"folds of photographs\n{report(train, held_out(train))}\n")
         print(f"calibrate\n{report(calibrate, trees.predict_proba(calibrate.features)[:, 1])}")

@@ -63,6 +63,20 @@ class Pairs:
             kinds=np.array([task.kind for task in done], np.str_),
         )
 
+    @classmethod
+    def joined(cls, parts: Iterable[Self]) -> Self:
+        """All pairs of parts that have no picture in common."""
+        known = list(parts)
+        before = np.cumsum([0] + [len(part.names) for part in known])
+        return cls(
+            features=np.concatenate([part.features for part in known]),
+            copied=np.concatenate([part.copied for part in known]),
+            pictures=np.concatenate([part.pictures + first for part, first in zip(known, before, strict=False)]),
+            names=np.concatenate([part.names for part in known]),
+            groups=np.concatenate([part.groups for part in known]),
+            kinds=np.concatenate([part.kinds for part in known]),
+        )
+
     def save(self, path: Path) -> None:
         """Writes an .npz file."""
         with path.open("wb") as file:

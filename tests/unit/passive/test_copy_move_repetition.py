@@ -24,13 +24,17 @@ COPY = (slice(230, 350), slice(60, 180))
 SHIFT = np.array([60 - 330, 230 - 70], np.float64)
 
 
-def scene(*, own_grain: float = 0.0, bend: float = 0.0, gain: float = 1.0) -> RGB:
-    """The coffee cup with a square of it shown twice; the second one bent, lit and with grain of its own."""
+def scene(*, own_grain: float = 0.0, bend: float = 0.0, gain: float = 1.0, slope: float = 0.0) -> RGB:
+    """The coffee cup with a square of it shown twice; the second one bent, lit and with grain of its own.
+
+    Light may fall off across it by `slope` grey levels, more of them in red.
+    """
     rgb = cv2.GaussianBlur(data.coffee(), (0, 0), 1.0).astype(np.float32)
     square = rgb[SOURCE].copy()
     if bend:
         y, x = np.mgrid[0:120, 0:120].astype(np.float32)
         square = cv2.remap(square, x + bend * np.sin(y / 9), y + bend * np.sin(x / 9), cv2.INTER_CUBIC, borderMode=1)
+    square += slope * np.linspace(-0.5, 0.5, 120, dtype=np.float32)[None, :, None] * np.float32([2.0, 1.0, 1.0])
     grain = np.random.default_rng(2).normal(0.0, 3.0, rgb.shape)
     noisy = rgb + grain
     noisy[COPY] = gain * square + grain[SOURCE]
@@ -75,6 +79,16 @@ def test_a_bend_shows_as_wobble() -> None:
 def test_other_light_shows() -> None:
     assert measured(scene(gain=0.8)).gain == pytest.approx(-np.log(0.8), abs=0.05)
     assert measured(scene(gain=0.8)).offset > 10
+
+
+def test_light_that_falls_off_shows_though_the_median_does_not() -> None:
+    exact, lit = measured(scene()), measured(scene(slope=24.0))
+
+    assert exact.shading < 1.0
+    assert exact.chroma_most < 1.5
+    assert lit.shading > 4.0
+    assert lit.chroma_most > lit.chroma + 1.0
+    assert lit.offset < 1.5
 
 
 def test_where_nothing_is_distinct_there_is_no_wobble_to_measure() -> None:

@@ -71,13 +71,28 @@ def test_the_feature_that_tells_is_found_and_chance_is_not():
         assert least <= pairwise.mean() <= most
 
 
+def test_what_speaks_for_a_copy_never_speaks_against_it():
+    """Pairs in which the likest are no copies: the trees do not learn that from chance."""
+    pairs = synthetic(7)
+    features = pairs.features.copy()
+    upside_down = features.copy()
+    upside_down[:, TELLING] *= -1.0
+    for table in (features, upside_down):
+        trees = fit(dataclasses.replace(pairs, features=table))
+        logits = []
+        for over_noise in np.linspace(-4.0, 4.0, 9):
+            table[:, TELLING] = over_noise
+            logits.append(trees.decision_function(table))
+        assert (np.diff(logits, axis=0) <= 1e-9).all()
+
+
 def test_folds_do_not_learn_from_the_photograph_that_they_judge():
     """Four pictures a photograph that share a mark, which tells nothing of others: those left out stay in the dark."""
     pairs = synthetic(4, difference=0.0)
     photographs = pairs.pictures // 4
     copied = np.random.default_rng(4).random(photographs.max() + 1)[photographs] < 0.5
     features = pairs.features.copy()
-    features[:, TELLING] = photographs
+    features[:, repetition.FEATURES.index("noise")] = photographs  # more of it may speak for or against
     marked = dataclasses.replace(pairs, features=features, copied=copied)
     apart = dataclasses.replace(marked, groups=np.array([str(index // 4 % 2) for index in range(len(pairs.names))]))
 
@@ -113,9 +128,21 @@ def test_from_saved_pairs_to_the_file_of_the_detector(tmp_path, capsys):
     assert main(["fit", *files, "--out", str(tmp_path / "model.json")]) == 0
     written = json.loads((tmp_path / "model.json").read_text())
     assert written["features"] == list(repetition.FEATURES)
-    assert len(written["trees"]) == 150
+    assert len(written["trees"]) == 250
     assert capsys.readouterr().out.count("planted found") == 2
     assert repetition.MODEL.read_bytes() == shipped
+
+
+def test_parts_are_joined_as_if_collected_at_once():
+    parts = [synthetic(1, pictures=6), synthetic(2, pictures=4)]
+    pairs = Pairs.joined(parts)
+    assert len(pairs.names) == 10
+    assert pairs.names[pairs.pictures].tolist() == [
+        name for part in parts for name in part.names[part.pictures].tolist()
+    ]
+    assert (pairs.features == np.concatenate([part.features for part in parts])).all()
+    assert pairs.copied.sum() == sum(part.copied.sum() for part in parts)
+    assert len(pairs.groups) == len(pairs.kinds) == 10
 
 
 # --- Pictures ---

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, cast
 
 import cv2
@@ -73,9 +74,10 @@ multiple of the noise's, that makes it half distinct: along a straight edge ever
 SEED_WINDOW: Final = 5
 """Seeds are the extrema of windows of this side."""
 MAX_SEEDS: Final = 3_500
-"""Of more seeds, every so many-th is left out: comparing them takes time by the square of their number."""
+"""Of more seeds, every so many-th is left out; bounds time."""
 SEED_NEIGHBOURS: Final = 6
-"""Neighbours that are looked up for each seed."""
+SEED_CHECKS: Final = 24
+"""Neighbours that are looked up for each seed, and leaves that the approximate search for them visits."""
 LEAST_RISE: Final = 1.0
 """Difference of an extremum from the other end of its window, in units of error, that makes a seed."""
 SUPPORT: Final = 4
@@ -89,8 +91,11 @@ MAX_SHARE: Final = 0.6
 32 copies planted in photographs of the train split, 20 locates 59 %, 30 locates 72 %."""
 FAR: Final = 2.5
 """A proposal that costs more than so many times what is allowed is not tried at the pixels around it."""
-MAX_STEPS: Final = 60
-"""A match spreads by so many cells at most."""
+MAX_STEPS: Final = 24
+"""A match spreads by so many cells at most; what grew out of the seeds around it is gathered later."""
+TRIAL_STEPS: Final = 4
+TRIAL_SHARE: Final = 0.33
+"""In the first so many steps only what has grown over this share of the cells in its reach grows on."""
 
 LEAST_ROOT: Final = 9
 """Fewest cells that have grown out of one seed."""
@@ -102,6 +107,9 @@ FIT_TOLERANCE: Final = 2.0
 MAX_MAPS: Final = 10
 MAX_POINTS: Final = 200
 """Most points of a map that are handed on."""
+
+_SEED: Final = 1
+_KDTREE: Final = 1
 
 
 @dataclass(slots=True)
@@ -153,25 +161,29 @@ def _derivatives(plane: Plane) -> tuple[Plane, Plane]:
     )
 
 
-def _jet(mean: Plane) -> list[tuple[Plane, Plane | None]]:
-    """Circular harmonics of the derivatives of a blurred picture, as real and imaginary part.
+def _jet(mean: Plane, count: int) -> list[tuple[Plane, Plane | None]]:
+    """The first `count` circular harmonics of the derivatives of a blurred picture, as real and imaginary part.
 
-    Of order 0 (Laplacian), 1 (gradient), 2, 3, and the gradient of the Laplacian.
+    Of order 0 (Laplacian), 1 (gradient), 2, and if they are more than 3: 3, and the gradient of the Laplacian.
     """
     x, y = _derivatives(mean)
     xx, xy = _derivatives(x)
     _, yy = _derivatives(y)
     laplacian, a, b = xx + yy, xx - yy, 2.0 * xy
-    ax, ay = _derivatives(a)
-    bx, by = _derivatives(b)
-    return [(laplacian, None), (x, y), (a, b), (ax - by, bx + ay), _derivatives(laplacian)]
+    harmonics: list[tuple[Plane, Plane | None]] = [(laplacian, None), (x, y), (a, b)]
+    if count > len(harmonics):
+        ax, ay = _derivatives(a)
+        bx, by = _derivatives(b)
+        harmonics += [(ax - by, bx + ay), _derivatives(laplacian)]
+    return harmonics[:count]
 
 
-def _gains(sigma: float) -> list[float]:
+@cache
+def _gains(sigma: float, count: int) -> list[float]:
     """Standard deviation of each harmonic on white noise of deviation 1."""
     impulse = np.zeros((41, 41), np.float32)
     impulse[20, 20] = 1.0
-    harmonics = _jet(cast("Plane", cv2.GaussianBlur(impulse, (0, 0), sigma)))
+    harmonics = _jet(cast("Plane", cv2.GaussianBlur(impulse, (0, 0), sigma)), count)
     return [float(np.sqrt(sum(float((part**2).sum()) for part in parts if part is not None))) for parts in harmonics]
 
 
@@ -194,8 +206,8 @@ def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, NDArray[np.comp
     planes: list[Plane] = []
     for sigma, orders in ((FINE_SIGMA, 5), (COARSE_SIGMA, 3)):
         mean = cast("Plane", cv2.GaussianBlur(colours[..., 0].astype(np.float32), (0, 0), sigma))
-        harmonics, gains = _jet(mean)[:orders], _gains(sigma)
-        for (real, imaginary), gain in zip(harmonics, gains, strict=False):
+        harmonics, gains = _jet(mean, orders), _gains(sigma, orders)
+        for (real, imaginary), gain in zip(harmonics, gains, strict=True):
             value = real if imaginary is None else cast("Plane", cv2.magnitude(real, imaginary))
             planes.append(_in_errors(value, noise * gain))
         if orders == 5:
@@ -211,8 +223,8 @@ def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, NDArray[np.comp
     x, y = harmonics[1]
     assert y is not None
     direction = ((x + 1j * y) / (cv2.magnitude(x, y) + np.float32(1e-6))).astype(np.complex64)
-    planes += [cv2.GaussianBlur(colours, (0, 0), COARSE_SIGMA)[..., k] * np.float32(1 / MEAN_ERROR) for k in range(3)]
-    return np.stack(planes, axis=2), np.stack([planes[0], planes[6]]), direction, distinct
+    means = cv2.GaussianBlur(colours, (0, 0), COARSE_SIGMA) * np.float32(1 / MEAN_ERROR)
+    return np.dstack([*planes, means]), np.stack([planes[0], planes[6]]), direction, distinct
 
 
 # --- Nearest neighbours ---
@@ -258,18 +270,21 @@ def _match(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
         root=np.full(shape, -1, np.int32),
     )
     front = _settle(features, field, _seeds(features, strength, direction, apart), apart)
-    for _ in range(MAX_STEPS):
+    for step in range(MAX_STEPS):
+        if 0 < step <= TRIAL_STEPS and len(front):
+            grown = np.bincount(field.root[field.root >= 0])
+            front = front[grown[front.root] >= TRIAL_SHARE * (2 * step * (step + 1) + 1)]
         if not len(front):
             break
-        grown = []
+        spread = []
         for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
             row, column = front.row + np.int32(down), front.column + np.int32(right)
             inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-            step = np.float32(STRIDE) * (right * front.linear[:, :2] + down * front.linear[:, 2:])
-            grown.append(
-                _Front(row, column, front.x + step[:, 0], front.y + step[:, 1], front.linear, front.root)[inside]
+            way = np.float32(STRIDE) * (right * front.linear[:, :2] + down * front.linear[:, 2:])
+            spread.append(
+                _Front(row, column, front.x + way[:, 0], front.y + way[:, 1], front.linear, front.root)[inside]
             )
-        front = _settle(features, field, _join(grown), apart)
+        front = _settle(features, field, _join(spread), apart)
     return field
 
 
@@ -340,7 +355,11 @@ def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
         )
     described = features.reshape(-1, features.shape[2])[points]
     wanted = min(SEED_NEIGHBOURS + 1, len(points))
-    squared, near = cv2.batchDistance(described, described, cv2.CV_32F, normType=cv2.NORM_L2SQR, K=wanted)
+    cv2.setRNGSeed(_SEED)
+    index = cv2.flann_Index(  # type: ignore[attr-defined]  # missing from OpenCV's stubs
+        described, {"algorithm": _KDTREE, "trees": 4}
+    )
+    near, squared = index.knnSearch(described, wanted, params={"checks": SEED_CHECKS})
     y, x = points // width, points % width
     far = (x[near] - x[:, None]) ** 2 + (y[near] - y[:, None]) ** 2 >= apart * apart
     far &= near >= 0
@@ -402,20 +421,26 @@ def _linear_parts(field: _Field, worth: Plane) -> list[tuple[Floats, Floats, Flo
     gathered, whatever seed they grew from, and fitted again.
     """
     rows, columns = np.nonzero(field.root >= 0)
-    p = STRIDE * np.column_stack([columns, rows]).astype(np.float64)
-    q = np.column_stack([field.x[rows, columns], field.y[rows, columns]]).astype(np.float64)
-    _, root = np.unique(field.root[rows, columns], return_inverse=True)
-    if not len(root):
+    if not len(rows):
         return []
+    root = field.root[rows, columns]
+    order = np.argsort(root, kind="stable")
+    rows, columns, root = rows[order], columns[order], root[order]
     count = np.bincount(root)
     value = np.bincount(root, worth[rows, columns])
+    large = (count >= LEAST_ROOT)[root]
+    rows, columns, root = rows[large], columns[large], root[large]
+    p = STRIDE * np.column_stack([columns, rows]).astype(np.float64)
+    q = np.column_stack([field.x[rows, columns], field.y[rows, columns]]).astype(np.float64)
     found: list[tuple[Floats, Floats, Floats]] = []
     free = np.ones(len(p), np.bool_)
-    for part in np.argsort(-value, kind="stable")[: 4 * MAX_MAPS].tolist():
+    value[count < LEAST_ROOT] = -np.inf
+    for part in np.argsort(-value, kind="stable")[: 2 * MAX_MAPS].tolist():
         if count[part] < LEAST_ROOT or len(found) == MAX_MAPS:
             break
-        members = free & (root == part)
-        if members.sum() < LEAST_ROOT:
+        first, last = np.searchsorted(root, [part, part + 1]).tolist()
+        members = first + np.flatnonzero(free[first:last])
+        if len(members) < LEAST_ROOT:
             continue
         fitted = _robust_fit(p[members], q[members])
         if fitted is None:

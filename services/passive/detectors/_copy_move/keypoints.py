@@ -42,18 +42,16 @@ Indices = NDArray[np.int64]
 
 MAX_KEYPOINTS: Final = 6_000
 """Most keypoints that are matched; bounds time. A textured 1920x1080 picture has 35,000."""
-DESCRIBED_AT_ONCE: Final = 600_000
-"""In a picture of at most so many pixels all keypoints are described while its scale space is there; in a larger one
-only those that are kept, for which it is computed a second time."""
 KEYPOINTS_PER_CELL: Final = 8
 """Keypoints that a cell of the grid may keep before the strongest of the whole picture fill up the rest."""
 CONTRAST_THRESHOLD: Final = 0.004
 """SIFT's contrast threshold; Lowe's (in OpenCV's units) is 0.04. In a trial on the calibration split 0.01 with a
 `GAP_RATIO` of 0.6 gave regions to verify in 83 of 169 copy-moves, 0.004 with 0.75 in 97."""
-NEIGHBOURS: Final = 10
+NEIGHBOURS: Final = 8
 """Neighbours that are looked up for each keypoint."""
-SEARCH_CHECKS: Final = 96
-"""Leaves visited by the approximate search; 64 find 93%, 128 find 95% of nearest neighbours on unrelated texture."""
+SEARCH_CHECKS: Final = 32
+"""Leaves visited by the approximate search: the double of a keypoint is far nearer than anything else, and so is found
+among the first."""
 GAP_RATIO: Final = 0.8
 """A neighbour is a match if its distance is below this share of the next one's (Lowe 2004, section 7.1)."""
 MAX_CLONES: Final = 4
@@ -121,17 +119,13 @@ class _Matches:
 def find_keypoints(grey: NDArray[np.uint8], *, max_keypoints: int, contrast_threshold: float) -> Keypoints:
     """SIFT keypoints of a grey picture, at most `max_keypoints`, spread over it."""
     sift = cv2.SIFT.create(contrastThreshold=contrast_threshold)
-    at_once = grey.size <= DESCRIBED_AT_ONCE
-    found, raw = sift.detectAndCompute(grey, None) if at_once else (sift.detect(grey, None), np.empty(0))
+    # All are described, also those that are not kept: for those alone the scale space would be computed a second time.
+    found, raw = sift.detectAndCompute(grey, None)
     kept = _spread(found, grey, max_keypoints)
     if not kept:
         return Keypoints(np.empty((0, 2)), np.empty(0), np.empty(0), np.empty((0, 128), np.float32))
     found = [found[i] for i in kept]
-    if at_once:
-        raw = np.asarray(raw)[kept]
-    else:
-        found, raw = sift.compute(grey, found)
-    descriptors = np.asarray(raw, np.float32)
+    descriptors = np.asarray(raw[kept], np.float32)
     descriptors /= np.maximum(np.linalg.norm(descriptors, axis=1, keepdims=True), 1e-6)
     return Keypoints(
         places=np.array([point.pt for point in found], np.float64),

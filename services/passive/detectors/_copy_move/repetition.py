@@ -4,11 +4,12 @@ Two windows, two letters, two leaves agree in shape. A region and its copy agree
 there is no shape (`flat_fine`, `grain_ratio`): once brightness is made equal, no more is left of their difference than
 noise explains. Every part of the one lies where it should (`wobble`), at one alignment only (`shifted`, `beyond`), by a
 map that turns and enlarges but does not shear (`stretch`: look-alikes are seen in perspective), in the same light
-and colour. And where many pairs agree as well as this one, it is the pattern that repeats.
+and colour everywhere (`shading`, `chroma_most`). And where many pairs agree as well as this one, it is the pattern
+that repeats.
 
 What these are worth together depends on one another: a small residue says much in a noisy picture and little in a
-smooth one. So the verdict is a sum of small trees, two questions deep (gradient boosting, Friedman 2001), whose numbers
-are in `repetition.json`.
+smooth one. So the verdict is a sum of small trees, three questions deep (gradient boosting, Friedman 2001), whose
+numbers are in `repetition.json`.
 
 References:
     J. H. Friedman, "Greedy function approximation: a gradient boosting machine", 2001. 10.1214/aos/1013203451
@@ -34,6 +35,10 @@ MAX_STRETCH: Final = 0.15
 """More stretch counts as this."""
 LEAST_CHANGE: Final = 0.001
 """Less difference from the identity counts as this: it is none."""
+LEAST_COLOUR: Final = 0.05
+GREY: Final = (1.0, 2.5)
+"""Where nine of ten places differ in colour by less than `LEAST_COLOUR` levels, the picture is grey (or the copy exact,
+which all else says as well): colour tells nothing, and `chroma` and `chroma_most` count as these."""
 SAME_GRAIN: Final = 0.1
 CLONES: Final = 1
 MAX_FAMILY: Final = 6
@@ -63,6 +68,8 @@ FEATURES: Final = (
     "dense",
     "family",
     "even",
+    "shading",
+    "chroma_most",
 )
 """What the trees ask about, in the order of `features_of`; most of it as `Measurements` has it."""
 
@@ -116,6 +123,7 @@ def features_of(
         way: what found it.
         measured: the measurements of all pairs of the picture, `one` among them.
     """
+    chroma, chroma_most = (one.chroma, one.chroma_most) if one.chroma_most >= LEAST_COLOUR else GREY
     return (
         math.log2((one.residue + 0.2) / (one.noise + 0.2)),
         one.wobble,
@@ -125,7 +133,7 @@ def features_of(
         one.middle,
         one.shifted,
         one.lowest,
-        one.chroma,
+        chroma,
         one.residue,
         one.beyond,
         one.cliff,
@@ -139,6 +147,8 @@ def features_of(
         float(way == "dense"),
         float(_family(one, measured)),
         one.even,
+        one.shading,
+        chroma_most,
     )
 
 

@@ -36,7 +36,7 @@ from services.passive.detectors._copy_move.verify import Measurements, Verified,
 
 __all__ = ["KEYPOINT_PIXELS", "CopiedRegion", "CopyMoveResult", "find_copy_moves"]
 
-KEYPOINT_PIXELS: Final = 1_200_000
+KEYPOINT_PIXELS: Final = 800_000
 """Keypoints are sought in a picture of at most so many pixels: SIFT doubles it, and time grows with it."""
 SAME_MAP_PIXELS: Final = 4.0
 """A map that moves the points of a verified one as that one does, but for so many pixels, is the same."""

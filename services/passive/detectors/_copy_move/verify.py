@@ -59,6 +59,11 @@ MARGIN: Final = 16
 NO_TEXTURE: Final = -1.0
 """The wobble of two regions in which too little is distinct to tell how far places lie off."""
 EVEN_LEVELS: Final = 9
+SHADING_SIGMA: Final = 3.0
+SHADING_MARGIN: Final = 6
+"""Slow brightness is what a Gaussian of this sigma (pixels) leaves; it is compared so many pixels inside the mask."""
+LEAST_GAIN: Final = 0.2
+"""Contrasts that differ more than this count as this."""
 WOBBLE_WINDOW: Final = 15
 LEAST_CORNER: Final = 0.3
 """Side of the windows, in pixels, whose displacement is measured, and the least squared slope in any direction, in grey
@@ -113,7 +118,10 @@ class Measurements:
         noise: grey levels, median absolute value of the finest detail over the smoother half.
         gain: natural logarithm of the ratio of the contrasts that makes them equal, without its sign.
         offset: grey levels, difference of the mean brightness.
-        chroma: median absolute difference of the colour (the larger of Cr and Cb).
+        shading: grey levels, the difference of slow brightness that nine of ten places stay below, once brightness and
+            contrast are made equal: compression leaves it alone, and things of a kind are never lit alike everywhere.
+        chroma, chroma_most: absolute difference of the colour (the larger of Cr and Cb), median and what nine of ten
+            places stay below.
         beyond: correlation of the detail in a ring around the mask, where that of a copy ends.
         cliff: how much higher it is just inside the mask.
         stretch: by how much the map stretches one direction more than the other.
@@ -135,7 +143,9 @@ class Measurements:
     noise: float
     gain: float
     offset: float
+    shading: float
     chroma: float
+    chroma_most: float
     beyond: float
     cliff: float
     stretch: float
@@ -189,20 +199,16 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
     cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
     size = (right - left, bottom - top)
     source = cast("Plane", cv2.warpAffine(grey, back, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE))
-    y, x = np.indices(copy.shape, dtype=np.float32)
-    from_x = np.float32(back[0, 0]) * x + np.float32(back[0, 1]) * y + np.float32(back[0, 2])
-    from_y = np.float32(back[1, 0]) * x + np.float32(back[1, 1]) * y + np.float32(back[1, 2])
+    x, y = np.arange(right - left, dtype=np.float32), np.arange(bottom - top, dtype=np.float32)[:, None]
+    from_x, from_y = (np.float32(a) * x + (np.float32(b) * y + np.float32(c)) for a, b, c in back)
     comparable = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
     # A region does not count as a copy of itself.
     comparable &= (from_x - x - left) ** 2 + (from_y - y - top) ** 2 > (min_shift(max(height, width)) / 2) ** 2
 
-    detail = _zncc(
-        source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA), windows.detail, floor=windows.floor
-    )
-    shape = _zncc(source, copy, windows.shape, floor=4.0)
-    alike = shape > windows.least_shape
+    alike = _zncc(source, copy, windows.shape, floor=4.0) > windows.least_shape
     if windows.least_detail is not None:
-        alike |= detail > windows.least_detail
+        fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
+        alike |= _zncc(fine_source, fine_copy, windows.detail, floor=windows.floor) > windows.least_detail
     mask = _connected(alike & comparable, q, windows.grow)
     area = int(mask.sum())
     if area < MIN_AREA or copy[mask].std() < windows.least_contrast:
@@ -210,13 +216,11 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
 
     copy_mask = np.zeros(grey.shape, np.bool_)
     copy_mask[top:bottom, left:right] = mask
+    source_mask = _moved(mask, back, (height, width))
+    if (source_mask[top:bottom, left:right] & mask).sum() > MAX_OVERLAP * area:
+        return None
     to_copy = inverse(back)
     to_copy[:, 2] += [left, top]
-    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-    # The map from the source's place to the copy's, for a mask of the size of the whole picture.
-    source_mask = cv2.warpAffine(copy_mask.astype(np.uint8), to_copy, (width, height), flags=nearest) > 0
-    if (source_mask & copy_mask).sum() > MAX_OVERLAP * area:
-        return None
 
     near = _around(mask)
     measurements = _measure(
@@ -237,29 +241,43 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
     )
 
 
+def _moved(mask: Mask, back: Floats, shape: tuple[int, int]) -> Mask:
+    """Where `back` takes the mask to in a picture of that shape (height, width)."""
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    corners = apply(back, np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64))
+    left, top = np.clip(np.floor(corners.min(axis=0)), 0, shape[::-1]).astype(int).tolist()
+    right, bottom = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, shape[::-1]).astype(int).tolist()
+    moved = np.zeros(shape, np.bool_)
+    if left < right and top < bottom:
+        # The map from the source's place to the copy's.
+        forth = inverse(back)
+        forth[:, 2] += forth[:, :2] @ [left, top]
+        nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+        part = cv2.warpAffine(mask.astype(np.uint8), forth, (right - left, bottom - top), flags=nearest)
+        moved[top:bottom, left:right] = part > 0
+    return moved
+
+
 def _around(mask: Mask) -> tuple[slice, slice]:
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     return slice(max(0, y - MARGIN), y + height + MARGIN), slice(max(0, x - MARGIN), x + width + MARGIN)
 
 
-def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> float:
-    """The larger of the planes' median absolute differences under the mask of the copy."""
+def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> tuple[float, float]:
+    """Absolute difference under the mask of the copy, median and 90th percentile: the larger of the planes'."""
     x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
     back = inverse(to_copy)
     back[:, 2] += back[:, :2] @ [x, y]
     part = slice(y, y + height), slice(x, x + width)
     linear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return max(
-        float(
-            np.median(
-                np.abs(
-                    cv2.warpAffine(plane, back, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE)
-                    - plane[part]
-                )[mask[part]]
-            )
-        )
+    differences = [
+        np.abs(
+            cv2.warpAffine(plane, back, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE) - plane[part]
+        )[mask[part]]
         for plane in chroma
-    )
+    ]
+    median, most = np.percentile(differences, (50, 90), axis=1).max(axis=1).tolist()
+    return median, most
 
 
 def _measure(
@@ -268,7 +286,7 @@ def _measure(
     *,
     mask: Mask,
     comparable: Mask,
-    colours: float,
+    colours: tuple[float, float],
     candidate: CandidateMap,
     linear: Floats,
 ) -> Measurements:
@@ -290,6 +308,9 @@ def _measure(
     noise = float(np.median(np.abs(noise_copy[flat])) + np.median(np.abs(noise_source[flat])))
     left = float(np.median(np.abs(noise_copy[flat] - noise_source[flat])))
     gain, offset, residue = _light(source[core], copy[core])
+    slow = _blur(copy - np.float32(gain) * source, SHADING_SIGMA)
+    inner = _eroded(mask, 2 * SHADING_MARGIN + 1)
+    inner = inner if inner.sum() >= MIN_AREA / 2 else core
     return Measurements(
         middle=_correlation(even_source, even_copy, core),
         flat_fine=_correlation(_even(noise_source), _even(noise_copy), flat),
@@ -299,9 +320,11 @@ def _measure(
         grain_ratio=(left + 0.05) / (noise / math.sqrt(2.0) + 0.05),
         residue=residue,
         noise=noise / 2.0,
-        gain=gain,
-        offset=offset,
-        chroma=colours,
+        gain=abs(math.log(gain)),
+        offset=abs(offset),
+        shading=float(np.percentile(np.abs(slow[inner] - np.median(slow[inner])), 90)),
+        chroma=colours[0],
+        chroma_most=colours[1],
         beyond=beyond,
         cliff=inside - beyond,
         stretch=stretch(linear),
@@ -418,12 +441,12 @@ def _dilated(mask: Mask, side: int) -> Mask:
 
 
 def _light(source: Plane, copy: Plane) -> tuple[float, float, float]:
-    """`gain`, `offset` and `residue` of the pixels (n,) of two regions."""
+    """The gain that makes contrasts equal, by how much the copy is brighter, and `residue`; of pixels (n,)."""
     mean_source, mean_copy = float(source.mean()), float(copy.mean())
     spread = float(((source - mean_source) ** 2).mean())
     gain = float(((source - mean_source) * (copy - mean_copy)).mean()) / max(spread, 1e-3)
     residue = np.median(np.abs(copy - mean_copy - gain * (source - mean_source)))
-    return abs(math.log(max(gain, 0.2))), abs(mean_copy - mean_source), float(residue)
+    return max(gain, LEAST_GAIN), mean_copy - mean_source, float(residue)
 
 
 def _even_share(levels: Plane) -> float:
