@@ -60,15 +60,17 @@ class WorkLimiter:
 
 
 class AdmissionLimiter:
-    """Lets at most `limit` requests in at once and refuses the rest.
+    """Lets at most `limit` requests in at once, makes some wait for their turn, and refuses the rest.
 
     Args:
         limit: requests in progress.
+        waiting: requests that wait for a place, first come, first served; by default none does.
         retry_after_seconds: what a refused caller is told to wait.
     """
 
-    def __init__(self, limit: int, *, retry_after_seconds: float = 2.0) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, *, waiting: int = 0, retry_after_seconds: float = 2.0) -> None:
+        self._places = asyncio.Semaphore(limit)
+        self._capacity = limit + waiting
         self._retry_after_seconds = retry_after_seconds
         self._admitted = 0
 
@@ -77,15 +79,16 @@ class AdmissionLimiter:
         """Holds a place for the body of the `async with`.
 
         Raises:
-            Overloaded: if there is none.
+            Overloaded: if there is none, and none to wait in either.
         """
-        if self._admitted >= self._limit:
+        if self._admitted >= self._capacity:
             raise Overloaded(
                 "Too many requests are being worked on. Try again in a moment.",
                 retry_after_seconds=self._retry_after_seconds,
             )
         self._admitted += 1
         try:
-            yield
+            async with self._places:
+                yield
         finally:
             self._admitted -= 1

@@ -117,8 +117,8 @@ class _Client:
 
     Args:
         timeout_seconds: longest wait for the service.
-        admission: how many calls may be in progress, where their number is not bounded elsewhere; one more raises
-            `Overloaded`. Lists are not counted.
+        admission: how many calls may be in progress and wait, where their number is not bounded elsewhere; one more
+            raises `Overloaded`. Lists are not counted.
     """
 
     service = ""

@@ -41,8 +41,13 @@ class OrchestratorSettings(ServiceSettings):
         16,
         ge=1,
         le=1000,
-        description="Questions to one service outside of analyses (/segment, /fakedetector, ...) in progress; one more "
-        "is refused with 429 and Retry-After.",
+        description="Questions to one service outside of analyses (/segment, /fakedetector, ...) in progress.",
+    )
+    max_waiting_questions: int = Field(
+        112,
+        ge=0,
+        le=10_000,
+        description="Such questions that wait for their turn; one more is refused with 429 and Retry-After.",
     )
     fetch_timeout_seconds: float = Field(15.0, gt=0, le=120, description="Longest time to fetch a picture by URL.")
     fetch_allow_loopback: bool = Field(

@@ -102,13 +102,13 @@ async def open_core(settings: OrchestratorSettings, store: AnalysisStore) -> Asy
 def direct_clients(
     settings: OrchestratorSettings, channels: Mapping[str, grpc.aio.Channel]
 ) -> tuple[PassiveClient, DeepLearningClient, FacesClient]:
-    """The services for questions outside of analyses, each bounded by itself: who waits too long gets no answer at all.
+    """The services for questions outside of analyses, each bounded by itself: what runs at once, and what waits.
 
     Analyses ask through clients of their own (`Core.analyzers`), so that such questions never take their places.
     """
 
     def limits() -> dict[str, Any]:
-        admission = AdmissionLimiter(settings.max_concurrent_questions)
+        admission = AdmissionLimiter(settings.max_concurrent_questions, waiting=settings.max_waiting_questions)
         return {"timeout_seconds": settings.analyzer_timeout_seconds, "admission": admission}
 
     return (

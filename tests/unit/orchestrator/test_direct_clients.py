@@ -30,14 +30,14 @@ class SlowFaces(pb_grpc.FacesServiceServicer):
 
 
 @asynccontextmanager
-async def faces_client(most):
+async def faces_client(most, waiting=0):
     service = SlowFaces()
     server = grpc.aio.server()
     pb_grpc.add_FacesServiceServicer_to_server(service, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        settings = OrchestratorSettings(max_concurrent_questions=most)
+        settings = OrchestratorSettings(max_concurrent_questions=most, max_waiting_questions=waiting)
         channels = dict.fromkeys(("passive", "deeplearning", "faces"), channel)
         yield service, direct_clients(settings, channels)[2]
     await server.stop(None)
@@ -65,3 +65,28 @@ async def test_a_caller_that_goes_away_gives_its_place_up():
         await asyncio.wait([gone])
         service.go_on.set()
         await client.classify_kind(b"")
+
+
+async def test_those_who_may_wait_are_answered_in_their_turn():
+    async with faces_client(1, waiting=2) as (service, client), asyncio.timeout(30):
+        first, *others = [asyncio.create_task(client.classify_kind(b"")) for _ in range(3)]
+        await service.asked.acquire()
+        with pytest.raises(Overloaded):
+            await client.classify_kind(b"")
+        assert service.asked.locked(), "one at a time"
+        service.go_on.set()
+        await asyncio.gather(first, *others)
+
+
+async def test_who_waits_and_goes_away_keeps_nobody_waiting():
+    async with faces_client(1, waiting=1) as (service, client), asyncio.timeout(30):
+        first = asyncio.create_task(client.classify_kind(b""))
+        await service.asked.acquire()
+        gone = asyncio.create_task(client.classify_kind(b""))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.wait([gone])
+        second = asyncio.create_task(client.classify_kind(b""))
+        await asyncio.sleep(0)
+        service.go_on.set()
+        await asyncio.gather(first, second)
