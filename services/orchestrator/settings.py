@@ -37,14 +37,15 @@ class OrchestratorSettings(ServiceSettings):
     max_concurrent_analyses: int = Field(
         8, ge=1, le=1000, description="Analyses in progress; one more is refused with 429 and Retry-After."
     )
+    # Each may be several pieces of pixel work at once, which all have to fit into a service's queue (`queue`, 16).
     max_concurrent_questions: int = Field(
-        16,
+        4,
         ge=1,
         le=1000,
         description="Questions to one service outside of analyses (/segment, /fakedetector, ...) in progress.",
     )
     max_waiting_questions: int = Field(
-        112,
+        124,
         ge=0,
         le=10_000,
         description="Such questions that wait for their turn; one more is refused with 429 and Retry-After.",
