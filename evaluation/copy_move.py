@@ -47,10 +47,14 @@ SERIES: Final[dict[str, tuple[float, ...]]] = {
     "blur": (0.5, 1.0, 1.5),
     "area": (0.005, 0.01, 0.04),
     "mirrored": (1.0,),
+    "stretch": (1.1, 1.25),
+    "shading": (8.0, 20.0),
+    "matching": (0.3, 0.6),
 }
 """What is varied, one at a time: degrees; times; quality; standard deviation in grey levels, added to the whole picture
-after planting; sigma in pixels, likewise; share of the picture; yes. Otherwise a copy is moved only, covers `AREA`, and
-is saved at `QUALITY`."""
+after planting; sigma in pixels, likewise; share of the picture; yes; how much wider the copy is made; grey levels by
+which its brightness changes across it; how far its colours are drawn to those around it. Otherwise a copy is moved
+only, covers `AREA`, and is saved at `QUALITY`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,7 @@ def planted_cells(photographs: Sequence[RGB], *, series: Mapping[str, Sequence[f
 def _found(photograph: RGB, index: int, series: str, level: float, texture: str) -> float | None:
     """Pixel F1 of what is reported, 0 if nothing is; None if no such copy could be planted."""
     options: dict[str, Any] = {"rotation": 0.0, "scale": 1.0, "mirrored": series == "mirrored", "area": AREA}
-    if series in {"rotation", "scale", "area"}:
+    if series in {"rotation", "scale", "area", "stretch", "shading", "matching"}:
         options[series] = level
     seed = zlib.crc32(f"{series} {level} {texture} {index}".encode())
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import cv2
@@ -13,7 +13,18 @@ from numpy.typing import NDArray
 from evaluation.forgery._regions import outline
 from evaluation.forgery._registry import RGB, Mask
 
-__all__ = ["INTERPOLATIONS", "Matrix", "Piece", "affine", "blend", "match_colours", "place", "room", "similarity"]
+__all__ = [
+    "INTERPOLATIONS",
+    "Matrix",
+    "Piece",
+    "affine",
+    "blend",
+    "match_colours",
+    "place",
+    "room",
+    "shaded",
+    "similarity",
+]
 
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
@@ -158,3 +169,14 @@ def match_colours(picture: RGB, piece: Piece, strength: float) -> Piece:
     mixed = (lab + strength * (matched - lab)).astype(np.float32)
     pixels = np.clip(cv2.cvtColor(mixed, cv2.COLOR_LAB2RGB), 0.0, 1.0) * np.float32(255.0)
     return Piece(pixels=pixels, mask=piece.mask, x=piece.x, y=piece.y)
+
+
+def shaded(piece: Piece, levels: float, direction: float) -> Piece:
+    """The piece with its brightness changing evenly by `levels` grey levels across it, from -`levels` / 2 on.
+
+    `direction` is an angle in radians; 0 is to the right, and a quarter turn is down.
+    """
+    height, width = piece.mask.shape
+    x, y = np.linspace(-0.5, 0.5, width), np.linspace(-0.5, 0.5, height)[:, None]
+    across = (math.cos(direction) * x + math.sin(direction) * y).astype(np.float32)
+    return replace(piece, pixels=piece.pixels + np.float32(levels) * across[..., None])

@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from evaluation.forgery import ForgeryFailed, make_forgery
 from evaluation.forgery._encoding import Subsampling, jpeg_round_trip
+from evaluation.forgery._regions import draw_region
 from services.common.detection import Technique
 from training.copy_move.rendered import PAINTERS, products
 from training.data.build import mask_path, picture_path
@@ -41,6 +42,30 @@ STYLES: Final[dict[str, dict[str, Any]]] = {
     "any": {},
 }
 """How copies are planted: options of the maker of copy-moves."""
+_BY_HAND: Final[dict[str, Any]] = {
+    "shape": "segment",
+    "mirrored": False,
+    "clones": 1,
+    "feather": (0.0, 6.0),
+    "stretch": (0.87, 1.15),
+    "matching": (0.0, 0.4),
+    "shading": (0.0, 12.0),
+}
+WORKED_OVER: Final[dict[str, dict[str, Any]]] = {
+    "worked_over": _BY_HAND | {"rotation": (-12.0, 12.0), "scale": (0.8, 1.25)},
+    "worked_over_small": _BY_HAND | {"rotation": (-12.0, 12.0), "scale": (0.8, 1.25), "area": (0.003, 0.012)},
+    "worked_over_in_place": _BY_HAND | {"rotation": 0.0, "scale": 1.0, "stretch": 1.0},
+    "worked_over_even": _BY_HAND | {"rotation": (-12.0, 12.0), "scale": (0.8, 1.25)},
+}
+"""Copies along the picture's own edges whose colour, light and proportions were changed, as people do who do not want
+them to be seen. What `worked_over_even` copies lies on even ground: signs, letters, chimneys before the sky."""
+EVEN_CANDIDATES: Final = 16
+EVEN_LEVELS: Final = 9
+EVEN_CONTRAST: Final = 12.0
+"""Regions drawn for a copy on even ground, the grey levels that count as one, and the least standard deviation (grey
+levels) of what is copied; of these the evenest is taken."""
+AMONG_ALIKE: Final = ("letters", "front", "wallpaper", "products")
+"""Rendered scenes full of look-alikes in which one thing was copied, by the styles of `WORKED_OVER`."""
 AREA: Final = (0.005, 0.07)
 """Share of the picture that a planted copy covers, where the style does not say."""
 
@@ -56,7 +81,8 @@ LEAST_PLANTED_SIDE: Final = 200
 """Smaller photographs are not taken, or nothing is planted in them."""
 MAX_FORGED_PIXELS: Final = 1_000_000
 VARIANTS: Final = 60
-"""Rendered pictures of each scene."""
+MASS_PRODUCTS: Final = 240
+"""Rendered pictures of each scene; more of mass products, for these differ from copies by little but their grain."""
 LEFT_OUT: Final = frozenset({"000000000581.jpg", "in43.png"})
 """Names of photographs that are not honest, for they were edited before they came into their sets: in the first a disc
 of the pavement appears twice, grain and all, in the other a corner of it, a little smaller."""
@@ -70,7 +96,8 @@ class Task:
         name: unique; with it the same picture comes out again.
         kind: what it is.
         group: equal for pictures of one photograph, which are fitted or judged together.
-        style: of `STYLES` for planted ones, the scene for rendered ones.
+        style: of `STYLES` or `WORKED_OVER` for planted ones.
+        scene: of rendered ones, and of those planted in rendered ones.
         rows: the photographs that it is made of.
     """
 
@@ -78,6 +105,7 @@ class Task:
     kind: Kind
     group: str
     style: str = ""
+    scene: str = ""
     rows: tuple[Row, ...] = ()
 
 
@@ -110,21 +138,28 @@ def tasks(rows: Sequence[Row], data: Path, split: Split) -> list[Task]:
     styles = list(STYLES)
     chosen = [Task(name=f"honest/{row.id}", kind="honest", group=row.group, rows=(row,)) for row in photographs]
     for row in photographs:
-        style = styles[int(row.id, 16) % len(styles)]
-        chosen.append(Task(name=f"{style}/{row.id}", kind="planted", group=row.group, style=style, rows=(row,)))
+        for names in (styles, list(WORKED_OVER)):
+            style = names[int(row.id, 16) % len(names)]
+            chosen.append(Task(name=f"{style}/{row.id}", kind="planted", group=row.group, style=style, rows=(row,)))
     chosen += [
         Task(name=f"forged/{row.id}", kind="forged", group=row.group, rows=(row,))
         for row in there
         if _is_copied_by_hand(row) and (mask := mask_path(data, row)) is not None and mask.is_file()
     ]
-    chosen += [
-        Task(name=f"{scene}/{split}/{index}", kind="rendered", group=f"{scene}/{split}/{index}", style=scene)
+    rendered = [
+        Task(name=f"{scene}/{split}/{index}", kind="rendered", group=f"{scene}/{split}/{index}", scene=scene)
         for scene in PAINTERS
         for index in range(VARIANTS)
     ]
+    rendered += [
+        Task(name=f"products/{split}/{index}", kind="rendered", group=row.group, scene="products", rows=(row, other))
+        for index, (row, other) in enumerate(zip(photographs[:MASS_PRODUCTS], reversed(photographs), strict=False))
+    ]
+    worked_over = list(WORKED_OVER)
+    chosen += rendered
     chosen += [
-        Task(name=f"products/{split}/{index}", kind="rendered", group=row.group, style="products", rows=(row, other))
-        for index, (row, other) in enumerate(zip(photographs[:VARIANTS], reversed(photographs), strict=False))
+        replace(task, name=f"among_alike/{task.name}", kind="planted", style=worked_over[index % len(worked_over)])
+        for index, task in enumerate(task for task in rendered if task.scene in AMONG_ALIKE)
     ]
     return sorted(chosen, key=lambda task: _seed(task.name))
 
@@ -154,8 +189,11 @@ def make_picture(task: Task, data: Path) -> Made | None:
         UnreadablePicture: a file of the training folder is none.
     """
     rng = np.random.default_rng(_seed(task.name))
-    if task.kind == "rendered":
-        return Made(rgb=_worn_by_saving(_rendered(task, data, rng), rng, LEAST_RENDERED_QUALITY))
+    if task.scene:
+        scene = _rendered(task, data, rng)
+        if task.kind == "planted":
+            return _planted(scene, task.style, rng)
+        return Made(rgb=_worn_by_saving(scene, rng, LEAST_RENDERED_QUALITY))
     row = task.rows[0]
     rgb = _photograph(row, data)
     if task.kind == "forged":
@@ -173,13 +211,31 @@ def make_picture(task: Task, data: Path) -> Made | None:
 def _planted(rgb: RGB, style: str, rng: np.random.Generator) -> Made | None:
     if min(rgb.shape[:2]) < LEAST_PLANTED_SIDE:
         return None
+    options = {"area": AREA} | (STYLES | WORKED_OVER)[style]
+    if style == "worked_over_even":
+        options["region"] = _even_region(rgb, rng)
     try:
-        forgery = make_forgery(rgb, Technique.COPY_MOVE, rng, **({"area": AREA} | STYLES[style]))
+        forgery = make_forgery(rgb, Technique.COPY_MOVE, rng, **options)
     except ForgeryFailed:
         return None
     truth = forgery.mask if forgery.source_mask is None else forgery.mask | forgery.source_mask
     worn = _worn_by_saving(_worn(forgery.image, rng), rng)
     return Made(rgb=worn, truth=_resized(truth, worn))
+
+
+def _even_region(rgb: RGB, rng: np.random.Generator) -> Mask | None:
+    """What lies on a ground of one level, bool (h, w); None if nothing drawn does and has any contrast."""
+    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    best, evenest = None, 0.0
+    for _ in range(EVEN_CANDIDATES):
+        drawn = draw_region(rgb, rng, area=AREA, shape="rectangle" if rng.random() < 0.5 else "segment")
+        if drawn is None or grey[drawn[0]].std() < EVEN_CONTRAST:
+            continue
+        counts = np.bincount(grey[drawn[0]], minlength=256)
+        even = float(np.convolve(counts, np.ones(EVEN_LEVELS)).max()) / counts.sum()
+        if even > evenest:
+            best, evenest = drawn[0], even
+    return best
 
 
 def _worn(rgb: RGB, rng: np.random.Generator) -> RGB:
@@ -205,8 +261,8 @@ def _worn_by_saving(rgb: RGB, rng: np.random.Generator, least_quality: int = 0) 
 def _rendered(task: Task, data: Path, rng: np.random.Generator) -> RGB:
     width = int(rng.uniform(380, 760))
     height = int(width * rng.uniform(0.65, 1.0))
-    if task.style != "products":
-        return PAINTERS[task.style](height, width, rng)
+    if task.scene != "products":
+        return PAINTERS[task.scene](height, width, rng)
     background, picture = (
         np.asarray(cv2.resize(_photograph(row, data), (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         for row in task.rows

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, Final
 
 import cv2
 import numpy as np
 
-from evaluation.forgery._pasting import INTERPOLATIONS, Matrix, Piece, affine, blend, place, room, similarity
+from evaluation.forgery._pasting import (
+    INTERPOLATIONS,
+    Matrix,
+    Piece,
+    affine,
+    blend,
+    match_colours,
+    place,
+    room,
+    shaded,
+    similarity,
+)
 from evaluation.forgery._regions import Shape, Span, Texture, draw_region, draw_span, outline
 from evaluation.forgery._registry import RGB, Draft, Mask, maker
 from services.common.detection import Technique
@@ -41,6 +53,9 @@ def plant_copy_move(
     feather: Span | None = None,
     gain: Span | None = None,
     interpolation: str | None = None,
+    stretch: Span | None = None,
+    matching: Span | None = None,
+    shading: Span | None = None,
 ) -> Draft | None:
     """Copies a part of the picture to one or more other places in it.
 
@@ -62,6 +77,10 @@ def plant_copy_move(
         feather: width in pixels of the soft edge, inside the clone.
         gain: factor on the clone's brightness.
         interpolation: linear, cubic or lanczos.
+        stretch: how much wider than high the clone becomes, as a factor; not at all by default.
+        matching: 0-1, how far the clone's colours are drawn towards those around its place; not at all by default.
+        shading: grey levels by which the clone's brightness changes from one side of it to the other, in a direction
+            that is drawn; not at all by default.
     """
     height, width = rgb.shape[:2]
     count = clones or int(rng.choice([1, 1, 1, 1, 2, MAX_CLONES]))
@@ -90,12 +109,19 @@ def plant_copy_move(
         if gain is None and rng.random() < 0.3:
             brightness = float(rng.uniform(0.85, 1.15))
         linear = similarity(scale=size, rotation=angle, mirrored=flip)
+        if stretch is not None:
+            wider = math.sqrt(draw_span(rng, stretch, logarithmic=True))
+            linear = linear @ np.diag([wider, 1.0 / wider])
         placed = _find_place(rgb, source, taken, rng, linear=linear, method=method)
         if placed is None:
             return None
         piece, matrix = placed
-        pixels = piece.pixels * np.float32(brightness)
-        image = blend(image, Piece(pixels=pixels, mask=piece.mask, x=piece.x, y=piece.y), feather_width)
+        piece = replace(piece, pixels=piece.pixels * np.float32(brightness))
+        if matching is not None:
+            piece = match_colours(image, piece, draw_span(rng, matching))
+        if shading is not None:
+            piece = shaded(piece, draw_span(rng, shading), rng.uniform(0.0, 2.0 * math.pi))
+        image = blend(image, piece, feather_width)
         full = piece.full_mask(height, width)
         mask |= full
         taken |= full

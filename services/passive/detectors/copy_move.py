@@ -4,9 +4,10 @@
    Fischler 1981) give maps that may carry a region onto its copy, also onto a mirrored one.
 2. Unless that is certain, a **dense field** of nearest neighbours does the same for smooth areas and small copies
    (Cozzolino 2015, Barnes 2009).
-3. **Verification**: one region is warped onto the other, and measured is how exactly they agree: windows, fences and
-   letters repeat in shape, but their grain, light, colour and geometry agree less exactly than those of a copy. Trees
-   fitted to these measurements (Friedman 2001) are the score.
+3. **Verification**: one region is warped onto the other, aligned on the pixels (Lucas and Kanade 1981, Baker and
+   Matthews 2004), and measured is how exactly they agree: windows, fences and letters repeat in shape, but their grain,
+   light, colour and geometry agree less exactly than those of a copy. Trees fitted to these measurements (Friedman
+   2001) are the score.
 4. **Mask**: where the correlation is high, connected to the matches.
 
 The steps are in `_copy_move`, one a module; here is the answer. Not found: copies rescaled by more than
@@ -25,8 +26,9 @@ References:
         10.1109/TIFS.2015.2455334
     C. Barnes et al., "PatchMatch: a randomized correspondence algorithm for structural image editing", 2009.
         10.1145/1531326.1531330
-    G. D. Evangelidis and E. Z. Psarakis, "Parametric image alignment using enhanced correlation coefficient
-        maximization", 2008. 10.1109/TPAMI.2008.113
+    B. D. Lucas and T. Kanade, "An iterative image registration technique with an application to stereo vision", IJCAI
+        1981, pages 674-679.
+    S. Baker and I. Matthews, "Lucas-Kanade 20 years on: a unifying framework", 2004. 10.1023/B:VISI.0000011205.11775.fd
     J. H. Friedman, "Greedy function approximation: a gradient boosting machine", 2001. 10.1214/aos/1013203451
 """
 
@@ -85,7 +87,7 @@ HALF_RELIABLE: Final = 0.5
 
 @registry.detector(
     name="copy_move",
-    version="3",
+    version="4",
     title="Copy-move (SIFT + DBSCAN)",
     question=Question.EDITED,
     techniques=(Technique.COPY_MOVE,),
@@ -94,7 +96,7 @@ HALF_RELIABLE: Final = 0.5
         "10.1109/TIFS.2011.2129512",
         "10.1109/TIFS.2012.2218597",
         "10.1109/TIFS.2015.2455334",
-        "10.1109/TPAMI.2008.113",
+        "10.1023/B:VISI.0000011205.11775.fd",
         "10.1214/aos/1013203451",
     ),
     parameters={

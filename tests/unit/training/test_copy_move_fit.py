@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 from skimage import data
@@ -14,7 +15,7 @@ from tests.unit.training.conftest import as_file
 from training.copy_move.__main__ import main
 from training.copy_move.fitting import fit, held_out, report, write_model
 from training.copy_move.pairs import Pairs, label_of, regions_of
-from training.copy_move.pictures import Made, Task, make_picture, tasks
+from training.copy_move.pictures import WORKED_OVER, Made, Task, make_picture, tasks
 from training.copy_move.rendered import PAINTERS, products
 from training.data.build import mask_path, picture_path
 from training.data.manifest import Row
@@ -221,15 +222,41 @@ def test_tasks_are_of_the_split_and_what_is_there_and_make_the_same_picture_agai
     mask_path(tmp_path, by_hand).write_bytes(as_file(truth))
 
     chosen = tasks(rows, tmp_path, "train")
-    of_photographs = {task.kind: task for task in chosen if task.kind != "rendered"}
-    assert len([task for task in chosen if task.kind != "rendered"]) == 3
+    of_photographs = {(task.kind, task.style in WORKED_OVER): task for task in chosen if not task.scene}
+    assert len([task for task in chosen if not task.scene]) == 4
     assert {task.rows[0].id for task in of_photographs.values()} == {rows[0].id, by_hand.id}
     made = {kind: make_picture(task, tmp_path) for kind, task in of_photographs.items()}
-    assert made["honest"].truth is None
-    assert made["forged"].truth.mean() == pytest.approx(80 * 80 / (360 * 400), rel=0.05)
-    assert 0.003 < made["planted"].truth.mean() < 0.4
-    again = make_picture(of_photographs["planted"], tmp_path)
-    np.testing.assert_array_equal(again.rgb, made["planted"].rgb)
+    assert made["honest", False].truth is None
+    assert made["forged", False].truth.mean() == pytest.approx(80 * 80 / (360 * 400), rel=0.05)
+    for worked_over in (False, True):
+        planted = made["planted", worked_over]
+        assert 0.003 < planted.truth.mean() < 0.4
+        again = make_picture(of_photographs["planted", worked_over], tmp_path)
+        np.testing.assert_array_equal(again.rgb, planted.rgb)
+
+
+def test_one_thing_is_copied_among_things_that_look_alike(tmp_path):
+    chosen = tasks([], tmp_path, "train")
+    among_alike = next(task for task in chosen if task.kind == "planted" and task.scene == "front")
+    honest = next(task for task in chosen if task.kind == "rendered" and among_alike.name.endswith(task.name))
+
+    assert make_picture(honest, tmp_path).truth is None
+    assert 0.003 < make_picture(among_alike, tmp_path).truth.mean() < 0.4
+
+
+def test_what_lies_on_even_ground_is_copied(tmp_path):
+    """A strip of grey wall with discs in a picture of nothing but noise: the copy takes some of the wall."""
+    wall = np.random.default_rng(3).integers(0, 255, (400, 400, 3)).astype(np.uint8)
+    wall[:, 270:] = 120
+    for y in range(40, 400, 50):
+        cv2.circle(wall, (335, y), 14, (30, 30, 30), cv2.FILLED)
+    row = row_of(1)
+    picture_path(tmp_path, row).parent.mkdir(parents=True)
+    picture_path(tmp_path, row).write_bytes(as_file(wall))
+    task = Task(name="even", kind="planted", group="g", style="worked_over_even", rows=(row,))
+
+    columns = make_picture(task, tmp_path).truth.nonzero()[1]
+    assert (columns > 270).mean() > 0.35
 
 
 @pytest.mark.parametrize("scene", PAINTERS)

@@ -42,7 +42,7 @@ SAME_MAP_PIXELS: Final = 4.0
 """A map that moves the points of a verified one as that one does, but for so many pixels, is the same."""
 CHROMA_SIGMA: Final = 1.5
 """Of the Gaussian, in pixels, that colours are blurred with."""
-CERTAIN: Final = 0.9
+CERTAIN: Final = 0.8
 """Where the keypoints find a region of this score, the dense field is not computed: it would say the same."""
 
 

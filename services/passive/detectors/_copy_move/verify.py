@@ -1,14 +1,16 @@
 """One candidate map against the pixels: what it carries onto what, and how exactly the two agree.
 
-1. The map is refined on the pixels (ECC, Evangelidis and Psarakis 2008).
-2. The source is warped onto the copy, and the two are correlated locally (zero-mean normalised cross-correlation,
-   ZNCC): the grey levels, and the **fine detail**, which in smooth areas is all that there is.
-3. The mask is where they agree, connected to the points that the map was found by.
+1. The source is warped onto the copy, and the two are correlated locally (zero-mean normalised cross-correlation,
+   ZNCC): the grey levels, and the **fine detail**, which in smooth areas is all that there is. The mask is where they
+   agree, connected to the points that the map was found by.
+2. The map is refined on the pixels of the mask (Lucas and Kanade 1981; Baker and Matthews 2004), and the mask anew.
+3. What the windows of the correlation added around the mask is taken off again: where the levels differ.
 4. Measurements over the mask say how exactly: they are what tells a copy from a look-alike (`repetition`).
 
 References:
-    G. D. Evangelidis and E. Z. Psarakis, "Parametric image alignment using enhanced correlation coefficient
-        maximization", 2008. 10.1109/TPAMI.2008.113
+    B. D. Lucas and T. Kanade, "An iterative image registration technique with an application to stereo vision", IJCAI
+        1981, pages 674-679.
+    S. Baker and I. Matthews, "Lucas-Kanade 20 years on: a unifying framework", 2004. 10.1023/B:VISI.0000011205.11775.fd
 """
 
 from __future__ import annotations
@@ -37,10 +39,16 @@ from services.passive.detectors._copy_move.geometry import (
 
 __all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
 
-ECC_MAX_PIXELS: Final = 120_000
-"""Regions with a larger bounding box are not refined on the pixels: their matches already fix the map well."""
-ECC_MAX_SHIFT: Final = 6.0
-"""A refinement that moves a matched point by more pixels than this has gone astray."""
+STEPS: Final = 3
+"""Steps of the refinement; more change next to nothing."""
+BAND_SIGMAS: Final = (1.0, 4.0)
+"""Maps are refined on what lies between these Gaussians (pixels): finer is noise, coarser is light."""
+MAX_CORRECTION: Final = 8.0
+"""A refinement that moves a corner of the mask by more pixels than this has gone astray."""
+MAX_ALIGNED: Final = 10_000
+"""Pixels that a map is refined by, at most."""
+OUTLIER: Final = 2.0
+"""A difference so many times the median has half the weight of none."""
 
 NEARLY_MOVED: Final = 0.2
 """Largest difference from the identity of a map of which the plain shift is tried as well."""
@@ -53,6 +61,10 @@ MAX_OVERLAP: Final = 0.25
 """Share of the mask that may lie in its own source. What overlaps more is a symmetric figure or a pattern that goes on:
 a copy covers what it was put on, so it cannot lie on its source and match it."""
 
+TIGHT_WINDOW: Final = 3
+TIGHT_LEVELS: Final = 3.0
+"""The mask's edge lies where the levels differ, over a window of so many pixels, by more than so many times what they
+differ by at the median, and by as many levels on top; half of the slope is allowed for."""
 
 MARGIN: Final = 16
 """Pixels around the mask that are looked at when it is measured."""
@@ -186,30 +198,16 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
     copy = np.ascontiguousarray(grey[top:bottom, left:right])
     q = candidate.q - [left, top]
 
-    hull = np.zeros(copy.shape, np.uint8)
-    cv2.fillConvexPoly(hull, cv2.convexHull(np.round(q).astype(np.int32)), 1)
-    hull = cast("NDArray[np.uint8]", cv2.dilate(hull, np.ones((13, 13), np.uint8)))
     back = inverse(candidate.transform)
     back[:, 2] += back[:, :2] @ [left, top]
+    hull = _hull(q, copy.shape)
     if candidate.way == "dense":
-        back = _moved_or_refined(grey, copy, back, hull, points=(candidate.p, q))
-    else:
-        back = _refine(grey, copy, back, hull, q)
-
-    cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    size = (right - left, bottom - top)
-    source = cast("Plane", cv2.warpAffine(grey, back, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE))
-    x, y = np.arange(right - left, dtype=np.float32), np.arange(bottom - top, dtype=np.float32)[:, None]
-    from_x, from_y = (np.float32(a) * x + (np.float32(b) * y + np.float32(c)) for a, b, c in back)
-    comparable = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
-    # A region does not count as a copy of itself.
-    comparable &= (from_x - x - left) ** 2 + (from_y - y - top) ** 2 > (min_shift(max(height, width)) / 2) ** 2
-
-    alike = _zncc(source, copy, windows.shape, floor=4.0) > windows.least_shape
-    if windows.least_detail is not None:
-        fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
-        alike |= _zncc(fine_source, fine_copy, windows.detail, floor=windows.floor) > windows.least_detail
-    mask = _connected(alike & comparable, q, windows.grow)
+        back = _moved_if_better(grey, copy, back, hull, points=(candidate.p, q))
+    back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back, windows))
+    source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q, windows=windows)
+    if mask.sum() < MIN_AREA:
+        return None
+    mask = _tightened(source, copy, mask, q)
     area = int(mask.sum())
     if area < MIN_AREA or copy[mask].std() < windows.least_contrast:
         return None
@@ -239,6 +237,41 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
         copy_mask=copy_mask,
         measurements=measurements,
     )
+
+
+def _compared(
+    grey: Plane, copy: Plane, back: Floats, *, corner: tuple[int, int], q: Floats, windows: _Windows
+) -> tuple[Plane, Mask, Mask]:
+    """The source warped onto the copy, where the two can be compared, and where they agree: all as large as `copy`.
+
+    Args:
+        grey: the picture.
+        copy: the part of it that starts at `corner` (x, y).
+        back: the map from the part to the picture.
+        corner: see `copy`.
+        q: the matched points, in pixels of the part.
+        windows: how they are compared.
+    """
+    (height, width), (rows, columns) = grey.shape, copy.shape
+    source = _warped(grey, back, (columns, rows))
+    x, y = np.arange(columns, dtype=np.float32), np.arange(rows, dtype=np.float32)[:, None]
+    from_x, from_y = (np.float32(a) * x + (np.float32(b) * y + np.float32(c)) for a, b, c in back)
+    comparable = (from_x >= 0) & (from_x <= width - 1) & (from_y >= 0) & (from_y <= height - 1)
+    # A region does not count as a copy of itself.
+    apart = (from_x - x - corner[0]) ** 2 + (from_y - y - corner[1]) ** 2
+    comparable &= apart > (min_shift(max(height, width)) / 2) ** 2
+
+    alike = _zncc(source, copy, windows.shape, floor=4.0) > windows.least_shape
+    if windows.least_detail is not None:
+        fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
+        alike |= _zncc(fine_source, fine_copy, windows.detail, floor=windows.floor) > windows.least_detail
+    return source, comparable, _connected(alike & comparable, q, windows.grow)
+
+
+def _warped(grey: Plane, back: Floats, size: tuple[int, int]) -> Plane:
+    """`grey` as `back` takes it to a picture of that size (width, height)."""
+    cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+    return cast("Plane", cv2.warpAffine(grey, back, size, flags=cubic, borderMode=cv2.BORDER_REPLICATE))
 
 
 def _moved(mask: Mask, back: Floats, shape: tuple[int, int]) -> Mask:
@@ -339,62 +372,134 @@ def _measure(
 _SHIFTS: Final = ((0, 3), (3, 0), (2, 2), (2, -2), (0, -3), (-3, 0), (-2, -2), (-2, 2))
 
 
-def _moved_or_refined(
-    grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8], *, points: tuple[Floats, Floats]
-) -> Floats:
-    """The map from copy to source refined on the pixels, or the plain shift that most points share if that fits better.
+def _hull(points: Floats, shape: tuple[int, ...]) -> Mask:
+    """What lies between the points, and a little more."""
+    hull = np.zeros(shape, np.uint8)
+    cv2.fillConvexPoly(hull, cv2.convexHull(np.round(points).astype(np.int32)), 1)
+    return _dilated(hull > 0, 9)
+
+
+def _moved_if_better(grey: Plane, copy: Plane, back: Floats, hull: Mask, *, points: tuple[Floats, Floats]) -> Floats:
+    """The map from copy to source, or the plain shift that most points share if that fits better.
 
     Most copies are moved only, by whole pixels, and then nothing is as exact; in smooth areas matches, and with them
     the fitted map, are off by a pixel here and there.
     """
     p, q = points
-    refined = _refine(grey, copy, back, hull, q)
     if np.abs(back[:, :2] - np.eye(2)).max() > NEARLY_MOVED:
-        return refined
+        return back
     shifts, counts = np.unique(np.rint(p - q), axis=0, return_counts=True)
     moved = np.column_stack([np.eye(2), shifts[counts.argmax()]])
-    return max((refined, moved), key=lambda transform: _agreement(grey, copy, transform, hull))
+    return max((back, moved), key=lambda transform: _agreement(grey, copy, transform, hull))
 
 
-def _agreement(grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8]) -> float:
+def _agreement(grey: Plane, copy: Plane, back: Floats, hull: Mask) -> float:
     """Correlation of the fine detail of copy and source around the matched points, -1 to 1."""
-    x, y, width, height = cv2.boundingRect(hull)
+    x, y, width, height = cv2.boundingRect(hull.astype(np.uint8))
     shifted = back.copy()
     shifted[:, 2] += shifted[:, :2] @ [x, y]
-    cubic = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-    source = cast("Plane", cv2.warpAffine(grey, shifted, (width, height), flags=cubic, borderMode=cv2.BORDER_REPLICATE))
-    part = copy[y : y + height, x : x + width]
+    source, part = _warped(grey, shifted, (width, height)), copy[y : y + height, x : x + width]
     one, other = _even(source - _blur(source, DETAIL_SIGMA)), _even(part - _blur(part, DETAIL_SIGMA))
-    return _correlation(one, other, hull[y : y + height, x : x + width] > 0)
+    return _correlation(one, other, hull[y : y + height, x : x + width])
 
 
-def _refine(grey: Plane, copy: Plane, back: Floats, hull: NDArray[np.uint8], q: Floats) -> Floats:
-    """The map from copy to source, refined on the pixels; as it was, if that fails, wanders off or costs too much."""
-    x, y, width, height = cv2.boundingRect(hull)
-    if width * height > ECC_MAX_PIXELS:
-        return back
+def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats, windows: _Windows) -> Mask:
+    """What of the hull looks alike already: enough to align by; the whole of it, if that is too little."""
+    near = _around(hull)
+    part = copy[near]
+    shifted = back.copy()
+    shifted[:, 2] += shifted[:, :2] @ [near[1].start, near[0].start]
+    source = _warped(grey, shifted, (part.shape[1], part.shape[0]))
+    alike = np.zeros_like(hull)
+    alike[near] = hull[near] & _eroded(_zncc(source, part, windows.shape, floor=4.0) > windows.least_shape, 5)
+    return alike if alike.sum() >= MIN_AREA / 2 else hull
+
+
+def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
+    """The map from copy to source, refined on the pixels of a mask; as it was, if that makes them no more alike.
+
+    Gauss-Newton on all six numbers of the map, brightness and contrast made equal, with less weight for what differs
+    much: the mask may reach beyond the copy.
+    """
+    near = _around(where)
+    left, top = near[1].start, near[0].start
+    copy, core = copy[near], _thinned(where[near])
+    size = (copy.shape[1], copy.shape[0])
     start = back.copy()
-    start[:, 2] += start[:, :2] @ [x, y]
-    try:
-        _, found = cv2.findTransformECC(
-            copy[y : y + height, x : x + width],
-            grey,
-            start.astype(np.float32),
-            cv2.MOTION_AFFINE,
-            (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 25, 1e-4),
-            hull[y : y + height, x : x + width],
-            5,
-        )
-    except cv2.error:  # it says so when it does not converge
+    start[:, 2] += start[:, :2] @ [left, top]
+    band = _band(copy)
+    levels = band[core]
+    rows, columns = np.nonzero(core)
+    middle = np.array([columns.mean(), rows.mean()])
+    reach = max(float(np.ptp(columns)), float(np.ptp(rows)), 1.0)
+    x, y = ((columns - middle[0]) / reach).astype(np.float32), ((rows - middle[1]) / reach).astype(np.float32)
+    corners = middle + np.array([[-0.5, -0.5], [0.5, -0.5], [-0.5, 0.5], [0.5, 0.5]]) * reach
+
+    current, best, least = start, start, math.inf
+    for step in range(STEPS + 1):
+        moved = _band(_warped(grey, current, size))
+        from_source = moved[core]
+        spread = max(float((from_source * from_source).sum()), 1e-3)
+        gain = np.float32(max(float((from_source * levels).sum()) / spread, LEAST_GAIN))
+        difference = levels - gain * from_source
+        typical = float(np.median(np.abs(difference)))
+        if typical < least:
+            best, least = current, typical
+        if step == STEPS:
+            break
+        both = 0.5 * (band + gain * moved)
+        across = cv2.Sobel(both, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)[core]
+        down = cv2.Sobel(both, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)[core]
+        slopes = np.stack([across * x, across * y, across, down * x, down * y, down])
+        weighted = slopes / (1.0 + (difference / np.float32(OUTLIER * typical + 0.3)) ** 2)
+        # By einsum, not by BLAS, whose threads spin for longer than so little takes.
+        normal = np.einsum("in,jn->ij", weighted, slopes).astype(np.float64)
+        normal[np.diag_indices(6)] += 1e-4 * np.trace(normal) / 6 + 1e-6
+        change = np.linalg.solve(normal, np.einsum("in,n->i", weighted, difference)).reshape(2, 3)
+        linear = np.eye(2) + change[:, :2] / reach
+        correction = np.column_stack([linear, change[:, 2] + middle - linear @ middle])
+        current = np.column_stack([current[:, :2] @ linear, apply(current, correction[:, 2])])
+        if not possible(current) or np.abs(apply(current, corners) - apply(start, corners)).max() > MAX_CORRECTION:
+            break
+    if best is start:
         return back
-    refined = np.asarray(found, np.float64)
-    refined[:, 2] -= refined[:, :2] @ [x, y]
-    moved = np.abs(apply(refined, q) - apply(back, q)).max()
-    return refined if moved < ECC_MAX_SHIFT and possible(refined) else back
+    refined = best.copy()
+    refined[:, 2] -= refined[:, :2] @ [left, top]
+    return refined
 
 
-def _connected(alike: Mask, points: Floats, grow: int) -> Mask:
-    """The parts of `alike` that hold at least two of `points`, without holes, grown back to the windows' edge."""
+def _thinned(mask: Mask) -> Mask:
+    """At most about `MAX_ALIGNED` pixels of the mask, evenly."""
+    step = math.ceil(math.sqrt(mask.sum() / MAX_ALIGNED))
+    thin = np.zeros_like(mask)
+    thin[::step, ::step] = mask[::step, ::step]
+    return thin
+
+
+def _band(plane: Plane) -> Plane:
+    fine, coarse = BAND_SIGMAS
+    return _blur(plane, fine) - _blur(plane, coarse)
+
+
+def _tightened(source: Plane, copy: Plane, mask: Mask, q: Floats) -> Mask:
+    """The mask without the rim where brightness and contrast made equal leave more than they do inside."""
+    core = _eroded(mask, 9)
+    core = core if core.sum() >= MIN_AREA else mask
+    gain, _, residue = _light(source[core], copy[core])
+    near = _around(mask)
+    part, inside = copy[near], mask[near]
+    difference = np.abs(part - copy[core].mean() - np.float32(gain) * (source[near] - source[core].mean()))
+    slope = np.abs(cv2.Sobel(part, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8))
+    slope += np.abs(cv2.Sobel(part, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8))
+    left_over = _mean(np.maximum(difference - 0.5 * slope, 0.0), TIGHT_WINDOW)
+    alike = inside & (left_over < TIGHT_LEVELS * (residue + 1.0))
+    tight = mask.copy()
+    tight[near] &= _connected(alike, q - [near[1].start, near[0].start], grow=1, least=1)
+    return tight if tight.sum() >= MIN_AREA else mask
+
+
+def _connected(alike: Mask, points: Floats, grow: int, least: int = 2) -> Mask:
+    """The parts of `alike` that hold at least so many of `points`, without holes, grown back to the windows' edge."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
     opened = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_OPEN, disc)
     count, labels = cv2.connectedComponents(opened)
@@ -402,7 +507,7 @@ def _connected(alike: Mask, points: Floats, grow: int) -> Mask:
     columns, rows = np.clip(np.round(points).astype(np.int64), 0, [width - 1, height - 1]).T
     hits = np.bincount(labels[rows, columns], minlength=count)
     hits[0] = 0
-    kept = (hits >= 2)[labels].astype(np.uint8)
+    kept = (hits >= least)[labels].astype(np.uint8)
     grown = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (grow, grow))
     kept = cast("NDArray[np.uint8]", cv2.dilate(cv2.morphologyEx(kept, cv2.MORPH_CLOSE, disc, iterations=2), grown))
     outlines, _ = cv2.findContours(kept, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
