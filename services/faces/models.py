@@ -11,11 +11,11 @@ __all__ = ["AGE", "FACENET", "FACENET_REALFAKE", "GENDER", "MODELS", "VGG16_CART
 
 AGE: Final = ModelPurpose(
     name="age",
-    description="ResNet of dlib's: apparent age of a face, as probabilities of the years 0 to 80.",
+    description="ResNet-10 of our own beside dlib's: apparent age of a face, as probabilities of the years 0 to 80.",
 )
 GENDER: Final = ModelPurpose(
     name="gender",
-    description="ResNet of dlib's: apparent gender of a face.",
+    description="ResNet-10 of our own beside dlib's network: apparent gender of a face.",
     classes=("female", "male"),
 )
 YUNET: Final = ModelPurpose(name="yunet", description="YuNet: finds faces, with five landmarks each.")

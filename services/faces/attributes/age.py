@@ -4,7 +4,8 @@ The ranges of the profile API leave gaps: nobody is 3, 7, 13 or 30 there. Every 
 nearest to it; of two equally near ones, the younger. The answer is the range that gathers the most probability; of two
 with the same, the younger.
 
-The network is dlib's `dnn_age_predictor_v1` (Cydral Technology, CC0): a ResNet on aligned chips of 64 x 64 pixels.
+Two ResNet-10 on aligned chips of 64 x 64 pixels are asked as one: dlib's, and the same trained further here
+(`triton_models/age`).
 """
 
 from __future__ import annotations

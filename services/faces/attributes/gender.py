@@ -1,7 +1,7 @@
 """Apparent gender: two probabilities.
 
-The network is dlib's `dnn_gender_classifier_v1` (Cydral Technology, CC0): a ResNet on aligned chips of 32 x 32 pixels.
-It was trained on adults: of children it knows little.
+A ResNet-10 on aligned chips of 64 x 64 pixels, trained here on faces of all ages, and dlib's network for adults are
+asked as one (`triton_models/gender`). Of infants they know little more than chance.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ def read(probabilities: NDArray[np.floating]) -> list[GenderEstimate]:
 
 
 NETWORK: Final = FaceNetwork(
-    model="gender", cut=partial(face_chip, size=32, as_dlib=True), views=2, prepare=normalised, read=read
+    model="gender", cut=partial(face_chip, size=64, as_dlib=True), views=2, prepare=normalised, read=read
 )

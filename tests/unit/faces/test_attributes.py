@@ -87,7 +87,7 @@ def test_what_is_no_distribution_is_refused(network, output):
         network.read(output)
 
 
-@pytest.mark.parametrize(("network", "size"), [(age.NETWORK, 64), (gender.NETWORK, 32)])
+@pytest.mark.parametrize(("network", "size"), [(age.NETWORK, 64), (gender.NETWORK, 64)])
 def test_the_input_is_normalised_as_the_manifest_says(network, size):
     chip = np.zeros((size, size, 3), np.uint8)
     chip[..., 0], chip[..., 1], chip[..., 2] = 255, 117, 0

@@ -10,7 +10,8 @@ from tritonclient.grpc import model_config_pb2
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.faces.face import FaceDetector
-from services.faces.finders.yunet import COARSE_SIDE, FINE_SIDE, INPUT, OUTPUTS, STRIDES, YuNetFinder, prepared
+from services.faces.finders.looks import COARSE_SIDE, FINE_SIDE, INPUT, OUTPUTS, STRIDES, prepared
+from services.faces.finders.yunet import YuNetFinder
 from triton_models.layout import SOURCE_FOLDER
 
 WIDTHS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}

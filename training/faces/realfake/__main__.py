@@ -1,6 +1,7 @@
 """Training the model `facenet_realfake`.
 
-    python -m training.faces.realfake cut [--limit N]              cut faces out of the manifest's pictures
+    python -m training.faces.realfake cut [--limit N]              cut faces to learn from out of the manifest
+    python -m training.faces.realfake cut --served                 cut those that networks are judged on, as users' are
     python -m training.faces.realfake sheet [--out FILE]           fifty faces as the network gets them, to look at
     python -m training.faces.realfake overfit                      one batch: does the loop learn at all
     python -m training.faces.realfake train [CONFIG] [--until N]   train, or go on
@@ -9,12 +10,14 @@
 
 `make data` and `make models` come first (the pictures, and FaceNet's weights); PENTIMENTO_FACE_DETECTOR names the
 published YuNet. What is served was trained by `configs/core.toml`, `seams.toml` and `more.toml`, one after the other.
-Patches are kept in `<data>/realfake/`; what was stopped goes on where it stopped.
+Patches are kept in `<data>/realfake/`, and in `<data>/realfake-<digest>/` those that are judged: the digest is that of
+the YuNet that is served, which places them. What was stopped goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import shutil
 import sys
 import time
@@ -29,7 +32,7 @@ from services.common.settings import load_settings
 from training.data.manifest import read_manifest
 from training.data.pictures import UnreadablePicture
 from training.data.settings import HERE as DATA
-from training.faces.finding import PublishedYuNet
+from training.faces.finding import SERVED_YUNET, PublishedYuNet, ServedYuNet
 from training.faces.realfake.config import RunConfig, read_config
 from training.faces.realfake.patches import MOST, RGB, Patch, PatchStore, chosen_rows, cut_patch
 from training.faces.realfake.samples import Sampler
@@ -49,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     cutting = commands.add_parser("cut", help="cut faces out of the manifest's pictures")
     cutting.add_argument("--limit", type=int, help="stop after so many new pictures")
+    cutting.add_argument("--served", action="store_true", help="by our YuNet, what networks are judged on")
     cutting.add_argument("--kinds", default=",".join(MOST), help="kinds of the manifest, with commas")
     sheet = commands.add_parser("sheet", help="faces as the network gets them")
     sheet.add_argument("--out", type=Path, default=Path("realfake-sheet.png"))
@@ -63,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = PatchStore(settings.data / "realfake")
     cv2.setNumThreads(1)
     if options.command == "cut":
-        return _cut(store, settings, options.kinds.split(","), options.limit)
+        return _cut(options, settings, _judged_store(settings) if options.served else store)
     patches, pixels = store.read()
     if not patches:
         print("there are no patches: python -m training.faces.realfake cut", file=sys.stderr)
@@ -128,7 +132,11 @@ def _judge(
         print(f"{settings.checkpoints / name} has no checkpoint: train first", file=sys.stderr)
         return 1
     network, config, step = loaded
-    pictures = shipping.Pictures.of(patches, pixels, config)
+    judged = _judged_store(settings).read()
+    if not judged[0]:
+        print("what is judged was not cut yet: python -m training.faces.realfake cut --served", file=sys.stderr)
+        return 1
+    pictures = shipping.Pictures.of(*judged, config)
     entry = None
     if options.command == "judge":
         judgement = shipping.judge(lambda views: train.log_odds(network, views), pictures)
@@ -147,14 +155,25 @@ def _judge(
     return 0 if entry else 1
 
 
-def _cut(store: PatchStore, settings: FaceSettings, kinds: Sequence[str], limit: int | None) -> int:
-    if settings.face_detector is None:
+def _judged_store(settings: FaceSettings) -> PatchStore:
+    digest = hashlib.sha256(SERVED_YUNET.read_bytes()).hexdigest()
+    return PatchStore(settings.data / f"realfake-{digest[:12]}")
+
+
+def _cut(options: argparse.Namespace, settings: FaceSettings, store: PatchStore) -> int:
+    rows = chosen_rows(read_manifest(DATA / "manifest", kinds=options.kinds.split(",")))
+    finder: PublishedYuNet | ServedYuNet
+    if options.served:
+        left_out = read_config(CONFIG).left_out
+        rows = [row for row in rows if row.split != "train" or row.source in left_out]
+        finder = ServedYuNet()
+    elif settings.face_detector is None:
         print("name the published YuNet's ONNX file in PENTIMENTO_FACE_DETECTOR", file=sys.stderr)
         return 1
-    finder = PublishedYuNet(settings.face_detector, max_side=_FINDER_SIDE, min_confidence=_FINDER_CONFIDENCE)
+    else:
+        finder = PublishedYuNet(settings.face_detector, max_side=_FINDER_SIDE, min_confidence=_FINDER_CONFIDENCE)
     done = store.done()
-    rows = chosen_rows(read_manifest(DATA / "manifest", kinds=kinds))
-    new = [row for row in rows if row.id not in done][:limit]
+    new = [row for row in rows if row.id not in done][: options.limit]
     began, count = time.monotonic(), 0
     for start in range(0, len(new), _SHARD):
         found, without = [], []

@@ -22,7 +22,7 @@ from services.faces.face import Landmarks
 from training.data.build import picture_path
 from training.data.manifest import Row
 from training.data.pictures import cropped, read_pixels
-from training.faces.finding import PublishedYuNet
+from training.faces.finding import PublishedYuNet, ServedYuNet
 from training.features import in_turns
 
 __all__ = [
@@ -138,17 +138,17 @@ def chosen_rows(rows: Sequence[Row]) -> list[Row]:
     return chosen
 
 
-def cut_patch(row: Row, data: Path, finder: PublishedYuNet) -> tuple[Patch, RGB] | None:
-    """The patch of a picture's largest face; None where none is found, or it is too small.
+def cut_patch(row: Row, data: Path, finder: PublishedYuNet | ServedYuNet) -> tuple[Patch, RGB] | None:
+    """The patch of a picture's largest face, as a finder places it; None where none is found, or it is too small.
 
     Raises:
         UnreadablePicture, OSError: the picture cannot be had.
     """
     rgb = cropped(read_pixels(picture_path(data, row).read_bytes()), row.box)
-    faces = finder.find(rgb)
-    if not faces or faces[0].landmarks is None:
+    face = max(finder.find(rgb), key=lambda face: face.box.area, default=None)
+    if face is None or face.landmarks is None:
         return None
-    chip = _chip_side(faces[0].landmarks)
+    chip = _chip_side(face.landmarks)
     if chip < _SMALLEST_CHIP:
         return None
     patch = Patch(
@@ -159,9 +159,9 @@ def cut_patch(row: Row, data: Path, finder: PublishedYuNet) -> tuple[Patch, RGB]
         group=row.group,
         split=row.split,
         chip=round(chip, 1),
-        confidence=round(faces[0].confidence, 3),
+        confidence=round(face.confidence, 3),
     )
-    return patch, face_chip(np.ascontiguousarray(rgb), faces[0], SIDE, zoom=CHIP_SHARE)
+    return patch, face_chip(np.ascontiguousarray(rgb), face, SIDE, zoom=CHIP_SHARE)
 
 
 def _chip_side(landmarks: Landmarks) -> float:

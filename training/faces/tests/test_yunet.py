@@ -6,9 +6,11 @@ import onnxruntime
 import pytest
 import torch
 from pydantic import ValidationError
+from skimage import data
 
 from services.common.detection import Point
 from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
+from training.faces.finding import ServedYuNet
 from training.faces.tests.conftest import drawn_face
 from training.faces.yunet.config import RunConfig
 from training.faces.yunet.judging import Agreement, agreement, export_onnx, faces_found, refusal, take_bytes
@@ -147,6 +149,59 @@ def test_a_run_learns_and_goes_on_where_it_stopped(tmp_path, teacher_file, scene
     assert lines[3].endswith("0.5000,0.1000")
     first, last = (float(line.split(",")[3]) for line in (lines[1], lines[-1]))
     assert last < first
+
+
+def test_confidences_that_are_more_wrong_count_more():
+    torch.manual_seed(3)
+    with torch.no_grad():
+        maps = YuNet().eval()(torch.rand(1, 3, 64, 64) * 255)
+        wanted = {name: torch.sigmoid(value) if name[:3] in {"cls", "obj"} else value for name, value in maps.items()}
+        focused = CONFIG.model_copy(update={"focus": 3.0})
+        more = []
+        for off in (0.0, 1.0, 8.0):
+            other = {name: value + off if name == "cls_16" else value for name, value in maps.items()}
+            once, counted = (float(distance(other, wanted, config)["scores"]) for config in (CONFIG, focused))
+            more.append(counted / once if off else counted - once)
+    assert more[0] == pytest.approx(0, abs=1e-4)
+    assert 1 < more[1] < more[2] <= 4
+
+
+def test_a_run_may_begin_with_another_s_network_and_keep_its_statistics(tmp_path, teacher_file, scenes):
+    torch.manual_seed(6)
+    before = YuNet()
+    for module in before.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -1, 1)
+    found = {}
+    for frozen in (True, False):
+        train(
+            CONFIG.model_copy(update={"frozen_norms": frozen, "ema": 0.01}),
+            scenes,
+            Teacher(teacher_file),
+            start=before,
+            checkpoints=tmp_path / str(frozen),
+            log=tmp_path / str(frozen),
+            judge=lambda network: {"found": 0.5, "extra": 0.1},
+            until=2,
+        )
+        found[frozen] = load_average(tmp_path / str(frozen))[0].state_dict()
+    first = before.state_dict()
+    statistics = [name for name in first if name.endswith("running_mean")]
+    assert all(torch.equal(found[True][name], first[name]) for name in statistics)
+    assert not any(torch.allclose(found[False][name], first[name]) for name in statistics)
+    weights = "stem.0.weight"
+    assert torch.allclose(found[True][weights], first[weights], atol=0.02), "it began where the other ended"
+    assert not torch.equal(found[True][weights], first[weights])
+
+
+def test_ours_finds_a_face_as_the_service_does():
+    picture = np.ascontiguousarray(data.astronaut())
+    (face,) = ServedYuNet().find(picture)
+    assert face.confidence > 0.8
+    assert face.box.overlap(Box(175, 65, 280, 200)) > 0.5
+    assert face.landmarks is not None
+    assert face.landmarks.right_eye.x < face.landmarks.left_eye.x, "the person's own right"
+    assert ServedYuNet().find(np.zeros((64, 48, 3), np.uint8)) == []
 
 
 def test_scenes_are_the_same_for_the_same_number_and_differ_by_their_faces(scenes):

@@ -45,7 +45,7 @@ MODEL: Final = HERE.parents[2] / "triton_models" / "yunet"
 _BACKGROUND_SIDE: Final = 360
 """Of the shorter side of a kept background, in pixels, at most."""
 _KINDS: Final = ("photograph", "drawn", "generated")
-_MOST: Final = {"train": 400, "dev": 80, "calibrate": 0}
+_MOST: Final = {"train": 400, "dev": 80, "calibrate": 80}
 """Backgrounds by split."""
 _SCENES: Final = 300
 _SIDES: Final = (320, 480, 640)
@@ -87,6 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(config: RunConfig, settings: FaceSettings, teacher: Path, name: str, options: argparse.Namespace) -> int:
     from training.faces.yunet import judging, train  # noqa: PLC0415 - only these need PyTorch
 
+    start = None
+    if config.start is not None:
+        before = train.load_average(settings.checkpoints / config.start)
+        if before is None:
+            first = HERE / "configs" / f"{config.start.removeprefix('yunet-')}.toml"
+            print(
+                f"{config.start}, with which this run begins, has no checkpoint: train {first} first", file=sys.stderr
+            )
+            return 1
+        start = before[0]
     log = settings.runs / name
     log.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(options.config, log / "config.toml")
@@ -97,6 +107,7 @@ def _train(config: RunConfig, settings: FaceSettings, teacher: Path, name: str, 
         config,
         _scenes(settings.data, "train", seed=config.seed),
         train.Teacher(teacher, threads=options.threads),
+        start=start,
         checkpoints=settings.checkpoints / name,
         log=log,
         judge=lambda network: judging.agreement(wanted, judging.faces_found(network, pictures)).shares,
@@ -179,8 +190,6 @@ def _digest(path: Path) -> str:
 def _backgrounds(data: Path) -> int:
     rows = read_manifest(DATA / "manifest", kinds=_KINDS)
     for split, most in _MOST.items():
-        if not most:
-            continue
         kept: dict[str, Any] = {}
         for row in in_turns([row for row in rows if row.split == split]):
             if len(kept) == most:

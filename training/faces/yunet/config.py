@@ -15,6 +15,7 @@ class RunConfig(BaseModel):
     """A run.
 
     Attributes:
+        start: name of the run whose averaged network this one begins with; None begins with random weights.
         seed: of weights and scenes.
         steps: how many.
         batch: scenes of 256 pixels a step; as many pixels of others, two scenes at least.
@@ -27,11 +28,15 @@ class RunConfig(BaseModel):
         box_weight, landmark_weight: of the two in the loss, beside the scores.
         hint_weight: of the features on the way, as they are nearer to the teacher's or farther; it falls to nothing
             along with the learning rate.
+        focus: a place's scores count once, and so much more if its confidence is as wrong as it can be.
+        frozen_norms: whether the norms keep the statistics that they begin with, as when the network is served: those
+            of a batch change its answers from step to step.
         bfloat16: whether the network computes in bfloat16; the loss and the weights stay in float32.
         report_every, judge_every, checkpoint_every: steps between rows of the curve, judgements, checkpoints.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    start: str | None = None
     seed: int
     steps: int = Field(ge=1)
     batch: int = Field(ge=1)
@@ -44,6 +49,8 @@ class RunConfig(BaseModel):
     box_weight: float = Field(ge=0)
     landmark_weight: float = Field(ge=0)
     hint_weight: float = Field(ge=0)
+    focus: float = Field(0.0, ge=0)
+    frozen_norms: bool = False
     bfloat16: bool
     report_every: int = Field(ge=1)
     judge_every: int = Field(ge=1)

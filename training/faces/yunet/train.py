@@ -20,7 +20,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from training.faces.yunet.config import RunConfig
@@ -106,21 +106,24 @@ def distance(student: Maps, teacher: Maps, config: RunConfig) -> dict[str, Tenso
     """How far the student is from the teacher: `loss` and its parts.
 
     Scores: binary cross-entropy with the teacher's probability, over all places, divided by how many faces' worth of
-    places the teacher sees. Boxes and landmarks: smooth L1, in strides, where the teacher is sure enough.
+    places the teacher sees; `config.focus` weighs places by how far the confidences lie apart. Boxes and landmarks:
+    smooth L1, in strides, where the teacher is sure enough.
     """
     nothing = torch.zeros((), device=student[OUTPUTS[0]].device)
     parts = dict.fromkeys(("scores", "boxes", "landmarks"), nothing)
     weight_sum = nothing
     for stride in STRIDES:
         wanted = {name: teacher[f"{name}_{stride}"] for name in ("cls", "obj", "bbox", "kps")}
+        score = (wanted["cls"] * wanted["obj"]).clamp(0, 1).sqrt()
+        given_score = torch.sigmoid(student[f"cls_{stride}"].detach().float())
+        given_score = (given_score * torch.sigmoid(student[f"obj_{stride}"].detach().float())).sqrt()
+        counts = 1 + config.focus * (given_score - score).abs()
         for name in ("cls", "obj"):
             odds, target = student[f"{name}_{stride}"].float(), wanted[name]
             # The entropy of the target is taken off, so that 0 is agreement.
-            least = functional.binary_cross_entropy(target, target, reduction="sum")
-            parts["scores"] = parts["scores"] + (
-                functional.binary_cross_entropy_with_logits(odds, target, reduction="sum") - least
-            )
-        score = (wanted["cls"] * wanted["obj"]).clamp(0, 1).sqrt()
+            least = functional.binary_cross_entropy(target, target, reduction="none")
+            more = functional.binary_cross_entropy_with_logits(odds, target, reduction="none") - least
+            parts["scores"] = parts["scores"] + (more * counts).sum()
         weight = torch.where(score >= config.positive, score, 0.0)
         weight_sum = weight_sum + weight.sum()
         for part, name in (("boxes", "bbox"), ("landmarks", "kps")):
@@ -148,6 +151,7 @@ def train(
     scenes: SceneMaker,
     teacher: Teacher,
     *,
+    start: YuNet | None = None,
     checkpoints: Path,
     log: Path,
     judge: Callable[[YuNet], Mapping[str, float]],
@@ -160,6 +164,7 @@ def train(
         config: the run's settings.
         scenes: made as they are needed.
         teacher: labels them.
+        start: what a new run begins with; None is random weights.
         checkpoints: folder of the run's checkpoint, from which it goes on.
         log: folder that gets the curve.
         judge: says how much of what the teacher finds the averaged network finds (`found`), and what else (`extra`).
@@ -168,7 +173,7 @@ def train(
     """
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
-    run = _Run(config, checkpoints)
+    run = _Run(config, checkpoints, start)
     stop = Stop()
     means: dict[str, float] = {}
     while run.step < config.steps and not stop.asked and run.step != until:
@@ -195,12 +200,15 @@ def train(
 class _Run:
     """A run's state, in memory and in its checkpoint."""
 
-    def __init__(self, config: RunConfig, folder: Path) -> None:
+    def __init__(self, config: RunConfig, folder: Path, start: YuNet | None = None) -> None:
         torch.manual_seed(config.seed)
         self.config, self._folder = config, folder
         self.step, self.seconds = 0, 0.0
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.network = YuNet().to(self._device, memory_format=torch.channels_last)
+        network = YuNet()
+        if start is not None:
+            network.load_state_dict(start.state_dict())
+        self.network = network.to(self._device, memory_format=torch.channels_last)
         self._optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
         self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
         state = read_checkpoint(folder)
@@ -233,6 +241,10 @@ class _Run:
         for group in self._optimiser.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.network.train()
+        if self.config.frozen_norms:
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         images = torch.from_numpy(pictures).to(self._device, memory_format=torch.channels_last)
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
             features = self.network.features(images)
