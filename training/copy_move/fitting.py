@@ -20,7 +20,7 @@ from sklearn.model_selection import GroupKFold
 from services.passive.detectors._copy_move.repetition import FEATURES
 from training.copy_move.pairs import Pairs
 
-__all__ = ["DECISION", "THRESHOLDS", "fit", "held_out", "report", "write_model"]
+__all__ = ["DECISION", "THRESHOLDS", "TREES", "fit", "held_out", "report", "write_model"]
 
 Floats = NDArray[np.float64]
 

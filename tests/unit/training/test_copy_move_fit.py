@@ -13,7 +13,7 @@ from skimage import data
 from services.passive.detectors._copy_move import repetition
 from tests.unit.training.conftest import as_file
 from training.copy_move.__main__ import main
-from training.copy_move.fitting import fit, held_out, report, write_model
+from training.copy_move.fitting import TREES, fit, held_out, report, write_model
 from training.copy_move.pairs import Pairs, label_of, regions_of
 from training.copy_move.pictures import WORKED_OVER, Made, Task, make_picture, tasks
 from training.copy_move.rendered import PAINTERS, products
@@ -129,7 +129,7 @@ def test_from_saved_pairs_to_the_file_of_the_detector(tmp_path, capsys):
     assert main(["fit", *files, "--out", str(tmp_path / "model.json")]) == 0
     written = json.loads((tmp_path / "model.json").read_text())
     assert written["features"] == list(repetition.FEATURES)
-    assert len(written["trees"]) == 250
+    assert len(written["trees"]) == TREES
     assert capsys.readouterr().out.count("planted found") == 2
     assert repetition.MODEL.read_bytes() == shipped
 
