@@ -12,8 +12,9 @@ from skimage import data
 
 from services.passive.detectors._copy_move import repetition
 from tests.unit.training.conftest import as_file
+from training.copy_move import fitting
 from training.copy_move.__main__ import main
-from training.copy_move.fitting import TREES, fit, held_out, report, write_model
+from training.copy_move.fitting import fit, held_out, report, write_model
 from training.copy_move.pairs import Pairs, label_of, regions_of
 from training.copy_move.pictures import WORKED_OVER, Made, Task, make_picture, tasks
 from training.copy_move.rendered import PAINTERS, products
@@ -21,6 +22,8 @@ from training.data.build import mask_path, picture_path
 from training.data.manifest import Row
 
 TELLING = repetition.FEATURES.index("over_noise")
+
+FEW_TREES = 60
 
 
 def synthetic(seed, *, pictures=120, difference=3.0):
@@ -39,6 +42,12 @@ def synthetic(seed, *, pictures=120, difference=3.0):
         groups=np.array([str(index // 2 % 2) for index in range(pictures)]),  # two folds: a fit takes a second
         kinds=np.array(["planted", "honest"])[np.arange(pictures) % 2],
     )
+
+
+@pytest.fixture(autouse=True)
+def few_trees(monkeypatch):
+    """Beside other work, scikit-learn's threads wait for each other at every tree: a few of them tell as much here."""
+    monkeypatch.setattr(fitting, "TREES", FEW_TREES)
 
 
 @pytest.fixture
@@ -129,7 +138,7 @@ def test_from_saved_pairs_to_the_file_of_the_detector(tmp_path, capsys):
     assert main(["fit", *files, "--out", str(tmp_path / "model.json")]) == 0
     written = json.loads((tmp_path / "model.json").read_text())
     assert written["features"] == list(repetition.FEATURES)
-    assert len(written["trees"]) == TREES
+    assert len(written["trees"]) == FEW_TREES
     assert capsys.readouterr().out.count("planted found") == 2
     assert repetition.MODEL.read_bytes() == shipped
 
