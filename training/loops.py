@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import csv
+import math
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["Stop", "append_row", "blend", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Curve", "Stop", "blend", "read_checkpoint", "write_checkpoint"]
 
 _NAME = "latest.pt"
 
@@ -63,12 +64,32 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     return state
 
 
-def append_row(path: Path, columns: Sequence[str], row: Mapping[str, Any]) -> None:
-    """Adds a row to a CSV file, which begins with its columns' names."""
-    new = not path.exists()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+class Curve:
+    """What a run's steps cost, as running means, and the CSV file that is told of them.
+
+    Args:
+        path: the file; rows are added to what is there.
+        columns: its columns' names, which a new file begins with.
+        momentum: share of the old value in a running mean.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str], *, momentum: float) -> None:
+        self._path, self._columns, self._momentum = path, columns, momentum
+        self._means: dict[str, float] = {}
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """What a step cost, by name; what is not a number is left out."""
+        for name, value in values.items():
+            if not math.isnan(value):
+                before = self._means.get(name, value)
+                self._means[name] = self._momentum * before + (1 - self._momentum) * value
+
+    def write(self, facts: Mapping[str, object], judged: Mapping[str, float] = MappingProxyType({})) -> None:
+        """Adds a row: facts as they are, the means and what was judged with four decimals."""
+        new = not self._path.exists()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, self._columns, restval="", lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow({**facts, **{name: f"{value:.4f}" for name, value in (self._means | dict(judged)).items()}})

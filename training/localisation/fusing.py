@@ -24,7 +24,7 @@ from training.localisation.fusion_data import MASK, Examples
 from training.localisation.losses import class_loss, mask_loss
 from training.localisation.network import Localiser
 from training.localisation.train import new_network
-from training.loops import Stop, append_row, blend
+from training.loops import Curve, Stop, blend
 
 __all__ = ["fuse", "has_fusion", "joined", "judge", "load_fused", "step_of"]
 
@@ -77,7 +77,8 @@ def fuse(
     log.mkdir(parents=True, exist_ok=True)
     with (log / "data.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"examples": dict(sorted(sizes.items())), **facts}) + "\n")
-    stop, began, means = Stop(), time.monotonic(), dict[str, float]()
+    stop, began = Stop(), time.monotonic()
+    curve = Curve(log / "curve.csv", _CURVE, momentum=_MOMENTUM)
     best, kept, kept_step = {"found": -1.0}, average, 0
     for step in range(1, config.steps + 1):
         for group in optimiser.param_groups:
@@ -89,18 +90,16 @@ def fuse(
         network.train()
         values = _step(network, optimiser, batch)
         blend(average, network.state_dict(), ema=config.ema, step=step)
-        for name, value in values.items():
-            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
-        row: dict[str, Any] = {"step": step, "seconds": round(time.monotonic() - began)}
-        row |= {name: f"{value:.4f}" for name, value in means.items()}
+        curve.add(values)
+        told: dict[str, float] = {}
         if step % config.judge_every == 0 or step == config.steps:
             judged = judge(_with(network, average), held, evidence=config.evidence)
-            row |= {name: f"{judged[name]:.4f}" for name in _JUDGEMENTS}
+            told = {name: judged[name] for name in _JUDGEMENTS}
             if judged["found"] > best["found"]:
                 best, kept_step = judged, step
                 kept = {name: value.clone() for name, value in average.items()}
         if step % config.report_every == 0:
-            append_row(log / "curve.csv", _CURVE, row)
+            curve.write({"step": step, "seconds": round(time.monotonic() - began)}, told)
         if stop.asked:
             break
     checkpoint.parent.mkdir(parents=True, exist_ok=True)

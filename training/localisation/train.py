@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from training.localisation.losses import Truth, loss_of
 from training.localisation.network import Localiser
 from training.localisation.samples import Sampler
 from training.localisation.store import Store
-from training.loops import Stop, append_row, blend
+from training.loops import Curve, Stop, blend
 
 __all__ = ["Batch", "Batches", "latest_checkpoint", "load_average", "new_network", "train"]
 
@@ -206,7 +205,7 @@ def train(
     with (log / "data.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"from_step": run.step, "device": device.type, **facts}) + "\n")
     stop = Stop()
-    means: dict[str, float] = {}
+    curve = Curve(log / "curve.csv", _CURVE, momentum=_MOMENTUM)
     run.network.train()
     torch.manual_seed(config.seed + run.step)
     for batch in loader:
@@ -215,12 +214,10 @@ def train(
             break
         stage, since = place
         values = run.advance(batch, stage.rate(since), deep=stage.deep)
-        for name, value in values.items():
-            if not math.isnan(value):
-                means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
+        curve.add(values)
         if run.step % config.report_every == 0:
             facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "crops": run.crops}
-            append_row(log / "curve.csv", _CURVE, {**facts, **{name: round(value, 5) for name, value in means.items()}})
+            curve.write(facts)
         if run.step % config.checkpoint_every == 0:
             run.save()
     run.save()

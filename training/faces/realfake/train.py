@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -17,7 +17,7 @@ from torch.nn import functional
 from training.faces.realfake.config import RunConfig
 from training.faces.realfake.network import RealFake, load_facenet
 from training.faces.realfake.samples import Batch, Sampler
-from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["load_average", "log_odds", "overfit", "train", "use_threads"]
 
@@ -87,19 +87,16 @@ def train(
     use_threads(threads)
     run = _Run(config, checkpoints, start)
     stop = Stop()
-    means: dict[str, float] = {}
+    curve = Curve(log / "curve.csv", _CURVE, momentum=_MOMENTUM)
     torch.manual_seed(config.seed + run.step)
     while (stage := config.stage(run.step)) is not None and not stop.asked and run.step != until:
         batch = sampler.batch(run.step, stage)
         values = run.advance(batch)
-        for name, value in values.items():
-            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
-        row: dict[str, Any] = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.faces}
-        row |= {name: f"{value:.4f}" for name, value in means.items()}
-        if run.step % config.judge_every == 0:
-            row["calibrate_auc"] = f"{judge(run.averaged()):.4f}"
+        curve.add(values)
+        judged = {"calibrate_auc": judge(run.averaged())} if run.step % config.judge_every == 0 else {}
         if run.step % config.report_every == 0:
-            append_row(log / "curve.csv", _CURVE, row)
+            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.faces}
+            curve.write(facts, judged)
         if run.step % config.checkpoint_every == 0:
             run.save()
     run.save()

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from training.data.manifest import Row, Split, read_manifest
 from training.data.pictures import UnreadablePicture, cropped, read_pixels
 from training.data.settings import HERE as DATA
 from training.faces.realfake.patches import PatchStore
+from training.faces.runs import MissingRun, add_run_commands, begin_log, begun_with
 from training.faces.settings import FaceSettings
 from training.faces.yunet.config import RunConfig, read_config
 from training.faces.yunet.scenes import RGB, SceneMaker
@@ -59,12 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("backgrounds", help="decode what faces are laid on")
     sheet = commands.add_parser("sheet", help="scenes with what the teacher finds")
     sheet.add_argument("--out", type=Path, default=Path("yunet-sheet.png"))
-    for name in ("train", "judge", "export"):
-        command = commands.add_parser(name)
-        command.add_argument("config", nargs="?", type=Path, default=CONFIG)
-        command.add_argument("--threads", type=int, default=1)
-        if name == "train":
-            command.add_argument("--until", type=int, help="stop after so many steps")
+    add_run_commands(commands, ("train", "judge", "export"), CONFIG)
     options = parser.parse_args(arguments)
     settings = load_settings(FaceSettings)
     cv2.setNumThreads(1)
@@ -80,7 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     config = read_config(options.config)
     name = f"yunet-{options.config.stem}"
     if options.command == "train":
-        return _train(config, settings, teacher, name, options)
+        try:
+            return _train(config, settings, teacher, name, options)
+        except MissingRun as error:
+            print(error, file=sys.stderr)
+            return 1
     return _judge(settings, teacher, name, ship=options.command == "export")
 
 
@@ -90,16 +89,8 @@ def _train(config: RunConfig, settings: FaceSettings, teacher: Path, name: str, 
     start = None
     if config.start is not None:
         before = train.load_average(settings.checkpoints / config.start)
-        if before is None:
-            first = HERE / "configs" / f"{config.start.removeprefix('yunet-')}.toml"
-            print(
-                f"{config.start}, with which this run begins, has no checkpoint: train {first} first", file=sys.stderr
-            )
-            return 1
-        start = before[0]
-    log = settings.runs / name
-    log.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(options.config, log / "config.toml")
+        start = begun_with(config.start, before, HERE / "configs")[0]
+    log = begin_log(settings.runs, name, options.config)
     judged = _scenes(settings.data, "train", seed=config.seed + 1)
     pictures = [judged.scene(number, 320) for number in range(80)]
     wanted = judging.faces_found(teacher, pictures)

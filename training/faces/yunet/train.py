@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import cv2
 import numpy as np
@@ -26,7 +26,7 @@ from torch.nn import functional
 from training.faces.yunet.config import RunConfig
 from training.faces.yunet.network import HINTS, OUTPUTS, STRIDES, Maps, YuNet
 from training.faces.yunet.scenes import SceneMaker
-from training.loops import Stop, append_row, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
 
 __all__ = ["Teacher", "distance", "hint_distance", "load_average", "train"]
 
@@ -175,7 +175,7 @@ def train(
     cv2.setNumThreads(threads)
     run = _Run(config, checkpoints, start)
     stop = Stop()
-    means: dict[str, float] = {}
+    curve = Curve(log / "curve.csv", _CURVE, momentum=_MOMENTUM)
     while run.step < config.steps and not stop.asked and run.step != until:
         began = time.monotonic()
         side = config.sides[run.step % len(config.sides)]
@@ -183,14 +183,10 @@ def train(
         pictures = _batch([scenes.scene(first + index, side) for index in range(config.scenes(side))])
         values = run.advance(pictures, teacher)
         run.seconds += time.monotonic() - began
-        for name, value in values.items():
-            means[name] = _MOMENTUM * means[name] + (1 - _MOMENTUM) * value if name in means else value
-        row: dict[str, Any] = {"step": run.step, "side": side, "seconds": round(run.seconds)}
-        row |= {name: f"{value:.4f}" for name, value in means.items()}
-        if run.step % config.judge_every == 0:
-            row |= {name: f"{value:.4f}" for name, value in judge(run.averaged()).items()}
+        curve.add(values)
+        judged = judge(run.averaged()) if run.step % config.judge_every == 0 else {}
         if run.step % config.report_every == 0:
-            append_row(log / "curve.csv", _CURVE, row)
+            curve.write({"step": run.step, "side": side, "seconds": round(run.seconds)}, judged)
         if run.step % config.checkpoint_every == 0:
             run.save()
     run.save()
