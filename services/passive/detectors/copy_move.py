@@ -87,7 +87,7 @@ HALF_RELIABLE: Final = 0.5
 
 @registry.detector(
     name="copy_move",
-    version="4",
+    version="5",
     title="Copy-move (SIFT + DBSCAN)",
     question=Question.EDITED,
     techniques=(Technique.COPY_MOVE,),
@@ -130,7 +130,8 @@ def detect_copy_move(picture: Picture) -> Finding:
     found = [region for region in result.regions if region.score >= DECISION_SCORE]
     heat = np.zeros((height, width), np.float32)
     for region in reversed(result.regions):
-        heat[region.source_mask | region.copy_mask] = region.score
+        for mask in (region.source_mask, region.copy_mask):
+            np.copyto(heat, np.float32(region.score), where=mask)
     return Finding(
         applicability=Applicability.APPLIED,
         score=result.score,

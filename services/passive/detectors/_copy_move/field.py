@@ -26,6 +26,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Final, cast
@@ -35,6 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.passive.detectors._copy_move.geometry import (
+    SAME_MAP_PIXELS,
     CandidateMap,
     Floats,
     Plane,
@@ -129,8 +131,16 @@ class _Field:
     root: Indices
 
 
-def find_dense_maps(rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS) -> list[CandidateMap]:
-    """Maps that parts of the dense field follow, those of the largest parts first, in the pixels of `rgb`."""
+def find_dense_maps(
+    rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS, known: Sequence[Floats] = ()
+) -> list[CandidateMap]:
+    """Maps that parts of the dense field follow, those of the largest parts first, in the pixels of `rgb`.
+
+    Args:
+        rgb: uint8 (height, width, 3).
+        max_pixels: features are computed on at most so many.
+        known: maps that need not be found again.
+    """
     height, width = rgb.shape[:2]
     factor = min(1.0, math.sqrt(max_pixels / (height * width)))
     size = max(16, round(width * factor)), max(16, round(height * factor))
@@ -138,8 +148,11 @@ def find_dense_maps(rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS) -
     colours = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)
     apart = min_shift(max(height, width)) * factor
     features, strength, direction, distinct = _features(np.asarray(colours, np.uint8))
-    field = _match(features, strength, direction, apart)
     to_full = np.array([width / size[0], height / size[1]])
+    seeds = _seeds(features, strength, direction, apart)
+    if known:
+        seeds = seeds[_unknown(seeds, [both for one in known for both in (one, inverse(one))], to_full)]
+    field = _grown(features, seeds, apart)
     maps = []
     limit = _limit(features[::STRIDE, ::STRIDE])
     worth = (1.0 - field.cost / np.maximum(limit, 1e-3)) * distinct[::STRIDE, ::STRIDE]
@@ -260,7 +273,15 @@ def _join(fronts: list[_Front]) -> _Front:
     return _Front(*(np.concatenate([getattr(front, name) for front in fronts]) for name in _Front.__slots__))
 
 
-def _match(features: Plane, strength: Plane, direction: NDArray[np.complex64], apart: float) -> _Field:
+def _unknown(seeds: _Front, known: Sequence[Floats], to_full: Floats) -> NDArray[np.bool_]:
+    """Which seeds none of the maps carries along, all but `SAME_MAP_PIXELS`."""
+    p = (STRIDE * np.column_stack([seeds.column, seeds.row]) + 0.5) * to_full - 0.5
+    q = (np.column_stack([seeds.x, seeds.y]) + 0.5) * to_full - 0.5
+    away = [errors(transform, p, q) >= SAME_MAP_PIXELS for transform in known]
+    return np.asarray(np.all(away, axis=0), np.bool_)
+
+
+def _grown(features: Plane, seeds: _Front, apart: float) -> _Field:
     """The field that grows out of the seeds."""
     height, width = features.shape[:2]
     shape = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
@@ -270,7 +291,7 @@ def _match(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
         cost=_limit(features[::STRIDE, ::STRIDE]),
         root=np.full(shape, -1, np.int32),
     )
-    front = _settle(features, field, _seeds(features, strength, direction, apart), apart)
+    front = _settle(features, field, seeds, apart)
     for step in range(MAX_STEPS):
         if 0 < step <= TRIAL_STEPS and len(front):
             grown = np.bincount(field.root[field.root >= 0])

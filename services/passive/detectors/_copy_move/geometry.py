@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "MAX_ANISOTROPY",
     "MAX_SCALE",
+    "SAME_MAP_PIXELS",
     "CandidateMap",
     "Floats",
     "Mask",
@@ -37,6 +38,9 @@ MAX_ANISOTROPY: Final = 1.4
 MAX_SCALE: Final = 2.5
 """Maps that stretch one direction more than the other by `MAX_ANISOTROPY`, or enlarge by more than `MAX_SCALE` or its
 inverse, are taken for accidents."""
+
+SAME_MAP_PIXELS: Final = 4.0
+"""A map that moves the points of another as that one does, but for so many pixels, is the same."""
 
 MIN_SHIFT_PIXELS: Final = 20.0
 MIN_SHIFT_SHARE: Final = 0.03

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from services.passive.detectors._copy_move.direction import source_is_first
 from services.passive.detectors._copy_move.field import DENSE_PIXELS, find_dense_maps
 from services.passive.detectors._copy_move.geometry import (
+    SAME_MAP_PIXELS,
     CandidateMap,
     Floats,
     Mask,
@@ -28,6 +29,7 @@ from services.passive.detectors._copy_move.keypoints import (
     CONTRAST_THRESHOLD,
     GAP_RATIO,
     MAX_KEYPOINTS,
+    MIN_INLIERS,
     find_keypoints,
     match_keypoints,
 )
@@ -38,10 +40,15 @@ __all__ = ["KEYPOINT_PIXELS", "CopiedRegion", "CopyMoveResult", "find_copy_moves
 
 KEYPOINT_PIXELS: Final = 800_000
 """Keypoints are sought in a picture of at most so many pixels: SIFT doubles it, and time grows with it."""
-SAME_MAP_PIXELS: Final = 4.0
-"""A map that moves the points of a verified one as that one does, but for so many pixels, is the same."""
 CHROMA_SIGMA: Final = 1.5
 """Of the Gaussian, in pixels, that colours are blurred with."""
+LARGE: Final = 240.0
+MIDDLE: Final = 128.0
+DOUBT: Final = 0.05
+"""Of a map whose points cover more pixels than `LARGE` in any direction, what lies within so many around the middle is
+verified first; the whole of it only from this score on: two large things that merely look alike do so there as well."""
+WORTH_TELLING: Final = 0.1
+"""Below this score it is not asked which of the two is the copy: neither is."""
 CERTAIN: Final = 0.8
 """Where the keypoints find a region of this score, the dense field is not computed: it would say the same."""
 
@@ -142,6 +149,7 @@ def find_copy_moves(
     chroma = _chroma(rgb)
     found: list[Verified] = []
     count = matches = 0
+    matched = 0.0
     if by_keypoints:
         factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
         small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
@@ -152,11 +160,15 @@ def find_copy_moves(
         matches, maps = match_keypoints(
             keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio, mirrored=mirrored
         )
-        found = _verified(plane, chroma, (_enlarged(candidate, 1.0 / factor) for candidate in maps), found)
-    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found))
+        matched = matches / max(count, 1)
+        maps = [_enlarged(candidate, 1.0 / factor) for candidate in maps]
+        found = _verified(plane, chroma, maps, found, matched=matched)
+    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found, matched=matched))
     if dense:
-        found = _verified(plane, chroma, find_dense_maps(rgb, max_pixels=dense_pixels), found)
-    regions = [_region(plane, verified, score) for verified, score in zip(found, scores_of(found), strict=True)]
+        maps = find_dense_maps(rgb, max_pixels=dense_pixels, known=[verified.transform for verified in found])
+        found = _verified(plane, chroma, maps, found, matched=matched)
+    scores = scores_of(found, matched=matched)
+    regions = [_region(plane, verified, score) for verified, score in zip(found, scores, strict=True)]
     regions.sort(key=lambda region: (-region.score, -region.area_px))
     return CopyMoveResult(keypoints=count, matches=matches, dense=dense, regions=tuple(regions))
 
@@ -181,26 +193,54 @@ def _chroma(rgb: NDArray[np.uint8]) -> list[Plane]:
 
 
 def _verified(
-    grey: Plane, chroma: Sequence[Plane], maps: Iterable[CandidateMap], found: Sequence[Verified]
+    grey: Plane,
+    chroma: Sequence[Plane],
+    maps: Iterable[CandidateMap],
+    found: Sequence[Verified],
+    *,
+    matched: float,
 ) -> list[Verified]:
     """What was found, and those of the maps that the pixels bear out and that are not known yet."""
     result = list(found)
+    large: list[int] = []
     for candidate in maps:
         if any(_same(candidate, known) for known in result):
             continue
-        verified = verify(grey, chroma, candidate)
+        middle = _middle_of(candidate)
+        verified = None if middle is None else verify(grey, chroma, candidate, part=middle)
+        if verified is not None:
+            large.append(len(result))
+        else:
+            verified = verify(grey, chroma, candidate)
         if verified is not None:
             result.append(verified)
+    scores = scores_of(result, matched=matched)
+    for index in large:
+        if scores[index] >= DOUBT:
+            result[index] = verify(grey, chroma, result[index].candidate) or result[index]
     return result
+
+
+def _middle_of(candidate: CandidateMap) -> Mask | None:
+    """Which of a large map's points lie around the middle of the copy's; None if it is not large, or none are there."""
+    if np.ptp(candidate.q, axis=0).max() <= LARGE:
+        return None
+    near = np.abs(candidate.q - np.median(candidate.q, axis=0)).max(axis=1) <= MIDDLE / 2
+    return near if places(candidate.q[near]) >= MIN_INLIERS else None
 
 
 def _same(candidate: CandidateMap, known: Verified) -> bool:
     """Whether most of the candidate's points lie in a known region and are moved as it is."""
     height, width = known.copy_mask.shape
-    for transform, mask in ((known.transform, known.source_mask), (inverse(known.transform), known.copy_mask)):
-        x, y = np.clip(np.rint(candidate.p).astype(np.int64), 0, [width - 1, height - 1]).T
+    x, y = np.clip(np.rint(candidate.p).astype(np.int64), 0, [width - 1, height - 1]).T
+    for transform, mask, points in (
+        (known.transform, known.source_mask, known.candidate.p),
+        (inverse(known.transform), known.copy_mask, known.candidate.q),
+    ):
+        # Of a large one only the middle may have been looked at.
+        inside = ((candidate.p >= points.min(axis=0)) & (candidate.p <= points.max(axis=0))).all(axis=1)
         moved_alike = errors(transform, candidate.p, candidate.q) < SAME_MAP_PIXELS
-        if np.mean(mask[y, x] & moved_alike) > 0.5:
+        if np.mean((mask[y, x] | inside) & moved_alike) > 0.5:
             return True
     return False
 
@@ -209,8 +249,10 @@ def _region(grey: Plane, verified: Verified, score: float) -> CopiedRegion:
     """The answer's form of a verified map, turned round where hints say that the copy is the source."""
     transform, p, q = verified.transform, verified.candidate.p, verified.candidate.q
     source, copy = verified.source_mask, verified.copy_mask
-    resampled = bool(np.abs(transform[:, :2] - np.eye(2)).max() > 0.01)
-    forward, clear = source_is_first(grey, source, copy, resampled=resampled)
+    forward, clear = True, 0.0
+    if score >= WORTH_TELLING:
+        resampled = bool(np.abs(transform[:, :2] - np.eye(2)).max() > 0.01)
+        forward, clear = source_is_first(grey, source, copy, resampled=resampled)
     if not forward:
         transform, p, q, source, copy = inverse(transform), q, p, copy, source
     linear = transform[:, :2]

@@ -37,7 +37,7 @@ from services.passive.detectors._copy_move.geometry import (
     stretch,
 )
 
-__all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
+__all__ = ["MAX_OFF_GRID", "MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
 
 STEPS: Final = 3
 """Steps of the refinement; more change next to nothing."""
@@ -68,6 +68,8 @@ differ by at the median, and by as many levels on top; half of the slope is allo
 
 MARGIN: Final = 16
 """Pixels around the mask that are looked at when it is measured."""
+MAX_OFF_GRID: Final = 9.0
+"""Farther off from a move by whole pixels counts as this."""
 NO_TEXTURE: Final = -1.0
 """The wobble of two regions in which too little is distinct to tell how far places lie off."""
 EVEN_LEVELS: Final = 9
@@ -138,6 +140,8 @@ class Measurements:
         cliff: how much higher it is just inside the mask.
         stretch: by how much the map stretches one direction more than the other.
         change: largest difference of the map's linear part from the identity.
+        off_grid: pixels, at most `MAX_OFF_GRID`, by which corners of the copy lie off where the nearest move by whole
+            pixels takes them, quarter turns and mirroring included: such a copy needs no resampling.
         contrast: grey levels, standard deviation in the copy.
         even: largest share of the copy's pixels within `EVEN_LEVELS` grey levels: high for letters on paper, which are
             alike because they are letters.
@@ -162,6 +166,7 @@ class Measurements:
     cliff: float
     stretch: float
     change: float
+    off_grid: float
     contrast: float
     even: float
     area: float
@@ -179,32 +184,36 @@ class Verified:
     measurements: Measurements
 
 
-def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Verified | None:
+def verify(
+    grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap, *, part: Mask | None = None
+) -> Verified | None:
     """Warps the source onto the copy and correlates the two; None if too little agrees or it is symmetric.
 
     Args:
         grey: float32 (h, w), grey levels.
         chroma: the two planes of colour, alike, blurred a little.
         candidate: the map, in pixels of `grey`.
+        part: of the map's points, those around which it is verified and no further; None for all that it holds for.
     """
     windows = _WINDOWS[candidate.way]
     height, width = grey.shape
-    low, high = candidate.q.min(axis=0), candidate.q.max(axis=0)
-    margin = 0.75 * float((high - low).max()) + 48.0
-    left, top = np.maximum(np.floor(low - margin), 0).astype(int).tolist()
-    right, bottom = np.minimum(np.ceil(high + margin) + 1, [width, height]).astype(int).tolist()
-    if min(right - left, bottom - top) < windows.detail:
-        return None
-    copy = np.ascontiguousarray(grey[top:bottom, left:right])
-    q = candidate.q - [left, top]
-
-    back = inverse(candidate.transform)
-    back[:, 2] += back[:, :2] @ [left, top]
-    hull = _hull(q, copy.shape)
-    if candidate.way == "dense":
-        back = _moved_if_better(grey, copy, back, hull, points=(candidate.p, q))
-    back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back, windows))
-    source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q, windows=windows)
+    p, at = (candidate.p, candidate.q) if part is None else (candidate.p[part], candidate.q[part])
+    extent = float(np.ptp(at, axis=0).max())
+    for margin in (MARGIN,) if part is not None else (0.1 * extent + 3 * MARGIN, 0.75 * extent + 3 * MARGIN):
+        top, bottom, left, right = _surroundings(at, margin, (height, width))
+        if min(right - left, bottom - top) < windows.detail:
+            return None
+        copy = np.ascontiguousarray(grey[top:bottom, left:right])
+        q = at - [left, top]
+        back = inverse(candidate.transform)
+        back[:, 2] += back[:, :2] @ [left, top]
+        hull = _hull(q, copy.shape)
+        if candidate.way == "dense":
+            back = _moved_if_better(grey, copy, back, hull, points=(p, q))
+        back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back, windows))
+        source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q, windows=windows)
+        if not _goes_on(mask, (top == 0, bottom == height, left == 0, right == width)):
+            break
     if mask.sum() < MIN_AREA:
         return None
     mask = _tightened(source, copy, mask, q)
@@ -228,6 +237,7 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
         comparable=comparable[near],
         colours=_colour_difference(chroma, to_copy, copy_mask),
         candidate=candidate,
+        off_grid=_off_grid(to_copy, copy_mask),
         linear=to_copy[:, :2],
     )
     return Verified(
@@ -237,6 +247,19 @@ def verify(grey: Plane, chroma: Sequence[Plane], candidate: CandidateMap) -> Ver
         copy_mask=copy_mask,
         measurements=measurements,
     )
+
+
+def _surroundings(points: Floats, margin: float, shape: tuple[int, int]) -> tuple[int, int, int, int]:
+    """First and last row and column, half open, of what lies within `margin` pixels around the points."""
+    left, top = np.maximum(np.floor(points.min(axis=0) - margin), 0).astype(int).tolist()
+    right, bottom = np.minimum(np.ceil(points.max(axis=0) + margin) + 1, shape[::-1]).astype(int).tolist()
+    return top, bottom, left, right
+
+
+def _goes_on(mask: Mask, ends: tuple[bool, bool, bool, bool]) -> bool:
+    """Whether the mask comes near an edge (top, bottom, left, right) beyond which the picture does not end."""
+    edges = mask[:MARGIN], mask[-MARGIN:], mask[:, :MARGIN], mask[:, -MARGIN:]
+    return any(not end and bool(edge.any()) for end, edge in zip(ends, edges, strict=True))
 
 
 def _compared(
@@ -313,6 +336,18 @@ def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> 
     return median, most
 
 
+def _off_grid(to_copy: Floats, mask: Mask) -> float:
+    """See `Measurements.off_grid`; `mask` is that of the copy."""
+    nearest = np.rint(to_copy[:, :2])
+    if not (np.abs(nearest).sum(axis=0) == 1).all() or not (np.abs(nearest).sum(axis=1) == 1).all():
+        return MAX_OFF_GRID
+    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    right, bottom = x + width - 1, y + height - 1
+    corners = np.array([[x, y], [right, y], [x, bottom], [right, bottom]], np.float64)
+    shifts = corners - apply(inverse(to_copy), corners) @ nearest.T
+    return min(MAX_OFF_GRID, float(np.abs(shifts - np.rint(np.median(shifts, axis=0))).max()))
+
+
 def _measure(
     source: Plane,
     copy: Plane,
@@ -321,6 +356,7 @@ def _measure(
     comparable: Mask,
     colours: tuple[float, float],
     candidate: CandidateMap,
+    off_grid: float,
     linear: Floats,
 ) -> Measurements:
     """How exactly source and copy agree over the mask; all planes have one shape."""
@@ -362,6 +398,7 @@ def _measure(
         cliff=inside - beyond,
         stretch=stretch(linear),
         change=float(np.abs(linear - np.eye(2)).max()),
+        off_grid=off_grid,
         contrast=float(copy[mask].std()),
         even=_even_share(copy[mask]),
         area=float(mask.sum()),
