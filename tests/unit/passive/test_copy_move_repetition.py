@@ -187,14 +187,14 @@ def test_a_copy_stands_out_among_look_alikes_and_not_among_copies() -> None:
         assert asked(among_look_alikes, name, of=1) <= 0.0
         assert asked(among_copies, name) == 0.0
     assert asked(among_look_alikes, "pairs") == 2.0
-    assert asked(among_look_alikes[:1], "lead") == repetition.ALONE
+    assert asked(among_look_alikes[:1], "lead") == 0.0
 
 
 def test_what_keypoints_found_is_not_compared_with_what_comes_later() -> None:
     copy, look_alike = measured(scene()), measured(scene(own_grain=6.0))
     pairs = [Seen(measurements=copy, way="keypoints"), Seen(measurements=look_alike, way="dense")]
 
-    assert asked(pairs, "lead") == repetition.ALONE
+    assert asked(pairs, "lead") == 0.0
     assert asked(pairs, "lead", of=1) < 0.0
 
 

@@ -43,10 +43,6 @@ GREY: Final = (1.0, 2.5)
 """Where nine of ten places differ in colour by less than `LEAST_COLOUR` levels, the picture is grey (or the copy exact,
 which all else says as well): colour tells nothing, and `chroma` and `chroma_most` count as these."""
 SAME_GRAIN: Final = 0.1
-ALONE: Final = 4.0
-ALONE_WOBBLE: Final = 1.0
-"""By how much a pair that is alone, or has no other to be compared with, agrees better than the others: in octaves of
-what is left, and in pixels of wobble."""
 CLONES: Final = 1
 MAX_FAMILY: Final = 6
 """Pairs whose grain agrees as well as another's, but for `SAME_GRAIN`, are of its family; the first `CLONES` of them
@@ -182,9 +178,9 @@ def features_of(seen: Seen, pairs: Sequence[Seen], *, matched: float) -> tuple[f
         one.off_grid,
         float(len(others)),
         matched,
-        min((_over_noise(other) for other in others), default=_over_noise(one) + ALONE) - _over_noise(one),
-        min((math.log2((other.residue + 0.2) / (one.residue + 0.2)) for other in others), default=ALONE),
-        _lead_in_wobble(one, others),
+        _lead(_over_noise(one), [_over_noise(other) for other in others]),
+        _lead(math.log2(one.residue + 0.2), [math.log2(other.residue + 0.2) for other in others]),
+        _lead(one.wobble, [other.wobble for other in others if other.wobble >= 0.0]) if one.wobble >= 0.0 else 0.0,
     )
 
 
@@ -193,9 +189,9 @@ def _over_noise(one: Measurements) -> float:
     return math.log2((one.residue + 0.2) / (one.noise + 0.2))
 
 
-def _lead_in_wobble(one: Measurements, others: Sequence[Measurements]) -> float:
-    known = [other.wobble for other in others if other.wobble >= 0.0]
-    return min(known) - one.wobble if known and one.wobble >= 0.0 else ALONE_WOBBLE
+def _lead(own: float, others: Sequence[float]) -> float:
+    """By how much less is left than of the best of the others; a pair that is alone leads nobody."""
+    return min(others) - own if others else 0.0
 
 
 def _family(one: Measurements, measured: Sequence[Measurements]) -> int:
