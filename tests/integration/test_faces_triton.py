@@ -167,11 +167,10 @@ async def test_the_models_are_listed_as_they_are(deployment):
     assert yunet.state == model_pb2.MODEL_STATE_READY
     assert list(yunet.inputs[0].shape)[1:] == [3, -1, -1]
     assert {output.name: list(output.shape)[1:] for output in yunet.outputs} == {
-        f"{part}_{stride}": [-1, width] for part, width in PARTS.items() for stride in (8, 16, 32)
+        f"places_{stride}": [16, -1] for stride in (8, 16, 32)
     }
 
 
-PARTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 FACE = (177, 75, 274, 195)
 """Of the astronaut, in her picture: the forehead to the chin, and from ear to ear; about."""
 

@@ -33,6 +33,7 @@ __all__ = [
     "FINE_SIDE",
     "INPUT",
     "OUTPUTS",
+    "ROWS",
     "STRIDES",
     "Look",
     "faces_of",
@@ -45,7 +46,9 @@ RGB = NDArray[np.uint8]
 
 INPUT: Final = "input"
 STRIDES: Final = (8, 16, 32)
-OUTPUTS: Final = tuple(f"{part}_{stride}" for part in ("cls", "obj", "bbox", "kps") for stride in STRIDES)
+OUTPUTS: Final = tuple(f"places_{stride}" for stride in STRIDES)
+ROWS: Final = 16
+"""What a place says: two scores, four numbers of a box, five landmarks."""
 
 FINE_SIDE: Final = 960
 COARSE_SIDE: Final = 320
@@ -142,7 +145,7 @@ def read(
     """The network's outputs for one picture as faces, most confident first.
 
     Args:
-        outputs: by the names of `OUTPUTS`, each (1, places, k).
+        outputs: by the names of `OUTPUTS`, each (1, ROWS, places).
         look: what it was shown; places run along its width first.
         width: of the picture.
         height: of the picture.
@@ -183,13 +186,12 @@ def _decoded(
     """Confidences (n,), boxes (n, 4: left, top, right, bottom) and landmarks (n, 5, 2) in pixels of the input."""
     found = []
     for stride in STRIDES:
-        cls, obj = (
-            np.clip(np.asarray(outputs[f"{part}_{stride}"][0, :, 0], np.float64), 0, 1) for part in ("cls", "obj")
-        )
+        said = outputs[f"places_{stride}"][0]
+        cls, obj = np.clip(np.asarray(said[:2], np.float64), 0, 1)
         confidence = np.sqrt(cls * obj)
         sure = np.flatnonzero(confidence >= min_confidence)
-        box = np.asarray(outputs[f"bbox_{stride}"][0], np.float64)[sure]
-        points = np.asarray(outputs[f"kps_{stride}"][0], np.float64)[sure].reshape(-1, 5, 2)
+        of_sure = np.asarray(said[2:, sure].T, np.float64)
+        box, points = of_sure[:, :4], of_sure[:, 4:].reshape(-1, 5, 2)
         columns = input_width // stride
         place = np.column_stack([sure % columns, sure // columns]).astype(np.float64)
         middle = (place + box[:, :2]) * stride

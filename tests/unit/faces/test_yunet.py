@@ -10,11 +10,9 @@ from tritonclient.grpc import model_config_pb2
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.faces.face import FaceDetector
-from services.faces.finders.looks import COARSE_SIDE, FINE_SIDE, INPUT, OUTPUTS, STRIDES, prepared
+from services.faces.finders.looks import COARSE_SIDE, FINE_SIDE, INPUT, OUTPUTS, ROWS, STRIDES, prepared
 from services.faces.finders.yunet import YuNetFinder
 from triton_models.layout import SOURCE_FOLDER
-
-WIDTHS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 
 
 def picture(width: int, height: int) -> Picture:
@@ -43,17 +41,13 @@ class Network:
         self.seen.append(pixels)
         _, _, height, width = pixels.shape
         answer = {
-            name: np.zeros((1, (height // stride) * (width // stride), WIDTHS[part]), np.float32)
-            for part in WIDTHS
+            f"places_{stride}": np.zeros((1, ROWS, (height // stride) * (width // stride)), np.float32)
             for stride in STRIDES
-            for name in [f"{part}_{stride}"]
         }
         for stride, column, row, confidence, size in self.coarse if max(height, width) == COARSE_SIDE else self.planted:
             place = row * (width // stride) + column
-            answer[f"cls_{stride}"][0, place] = confidence
-            answer[f"obj_{stride}"][0, place] = confidence
-            answer[f"bbox_{stride}"][0, place] = (0.5, 0.25, np.log(size / stride), np.log(size / stride))
-            answer[f"kps_{stride}"][0, place] = np.arange(10) / 10
+            box = (0.5, 0.25, np.log(size / stride), np.log(size / stride))
+            answer[f"places_{stride}"][0, :, place] = (confidence, confidence, *box, *np.arange(10) / 10)
         return answer
 
 
@@ -126,9 +120,7 @@ def test_the_served_network_is_asked_by_its_own_names_and_types():
     look = prepared(picture(50, 40), FINE_SIDE)
     assert (taken.name, taken.data_type, list(taken.dims)) == (INPUT, model_config_pb2.TYPE_UINT8, [3, -1, -1])
     assert look.pixels.dtype == np.uint8
-    assert {each.name: list(each.dims) for each in config.output} == {
-        name: [-1, WIDTHS[name.split("_")[0]]] for name in OUTPUTS
-    }
+    assert {each.name: list(each.dims) for each in config.output} == {name: [ROWS, -1] for name in OUTPUTS}
 
 
 async def test_without_the_network_it_says_so(limiter, astronaut):

@@ -151,8 +151,7 @@ def _judge(settings: FaceSettings, teacher: Path, name: str, *, ship: bool) -> i
         print(why, file=sys.stderr)
         return 1
     target.parent.mkdir(parents=True, exist_ok=True)
-    judging.export_onnx(network, target)
-    judging.take_bytes(target)
+    judging.serve_onnx(network, target)
     print(
         '[[model]]\nname = "yunet"\nlicence = "LicenseRef-Research-Only"\n\n[[model.file]]\n'
         f'path = "1/model.onnx"\ncommitted = true\nsha256 = "{_digest(target)}"\nsize = {target.stat().st_size}'

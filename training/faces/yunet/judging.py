@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from evaluation.metrics.intervals import Interval, bootstrap
 from services.faces.face import DetectedFace
+from services.faces.finders import looks
 from training.faces.finding import PublishedYuNet
-from training.faces.yunet.network import OUTPUTS, Served, YuNet
+from training.faces.yunet.network import OUTPUTS, SIZES, STRIDES, Published, Served, YuNet
 
-__all__ = ["AIM", "Agreement", "agreement", "export_onnx", "faces_found", "refusal", "take_bytes"]
+__all__ = ["AIM", "Agreement", "agreement", "export_onnx", "faces_found", "published_form", "refusal", "serve_onnx"]
 
 RGB = NDArray[np.uint8]
 
@@ -111,29 +112,14 @@ def refusal(new: Agreement, there: Agreement | None) -> str | None:
 
 def export_onnx(network: YuNet, target: Path) -> None:
     """Writes the network with the inputs and outputs of the published export; batch, height and width are free."""
-    torch.onnx.export(
-        Served(network).eval(),
-        (torch.rand(1, 3, 192, 256) * 255,),
-        str(target),
-        input_names=["input"],
-        output_names=list(OUTPUTS),
-        # A name for each stride: what has one name has one size, and may share memory.
-        dynamic_axes={
-            "input": {2: "height", 3: "width"},
-            **{name: {1: f"places_{name.split('_')[1]}"} for name in OUTPUTS},
-        },
-        opset_version=OPSET,
-        dynamo=False,
-    )
+    _export(Published(network), {name: (1, int(name.split("_")[1])) for name in OUTPUTS}, target)
+
+
+def serve_onnx(network: YuNet, target: Path) -> None:
+    """Writes the network as Triton serves it: three maps (`Served`) of bytes, a quarter of what there is to send."""
+    names = dict(zip(looks.OUTPUTS, STRIDES, strict=True))
+    _export(Served(network), {name: (2, stride) for name, stride in names.items()}, target)
     model = onnx.load(str(target))
-    _free_batch(model)
-    onnx.checker.check_model(model)
-    onnx.save(model, str(target))
-
-
-def take_bytes(path: Path) -> None:
-    """Makes the input of an exported file uint8, as pictures are: a quarter of what there is to send."""
-    model = onnx.load(str(path))
     (taken,) = model.graph.input
     taken.type.tensor_type.elem_type = onnx.TensorProto.UINT8
     for node in model.graph.node:
@@ -142,7 +128,51 @@ def take_bytes(path: Path) -> None:
                 node.input[index] = "pixels"
     model.graph.node.insert(0, onnx.helper.make_node("Cast", [taken.name], ["pixels"], to=onnx.TensorProto.FLOAT))
     onnx.checker.check_model(model)
-    onnx.save(model, str(path))
+    onnx.save(model, str(target))
+
+
+def published_form(served: Path, target: Path) -> None:
+    """Writes a served file with the outputs of the published export, which OpenCV reads."""
+    model = onnx.load(str(served))
+    graph = model.graph
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array([2], np.int64), "row_axis"))
+    ends = np.cumsum([0, *SIZES.values()])
+    for place, end in enumerate(ends):
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([end], np.int64), f"row_{place}"))
+    for name, stride in zip(looks.OUTPUTS, STRIDES, strict=True):
+        graph.node.append(onnx.helper.make_node("Transpose", [name], [f"{name}_rows_last"], perm=[0, 2, 1]))
+        for place, part in enumerate(SIZES):
+            inputs = [f"{name}_rows_last", f"row_{place}", f"row_{place + 1}", "row_axis"]
+            graph.node.append(onnx.helper.make_node("Slice", inputs, [f"{part}_{stride}"]))
+    del graph.output[:]
+    for name in OUTPUTS:
+        part, stride_name = name.split("_")
+        shape = ["n", f"places_{stride_name}", SIZES[part]]
+        graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
+
+
+def _export(module: torch.nn.Module, outputs: Mapping[str, tuple[int, int]], target: Path) -> None:
+    """Writes a form of the network; of each output by its name: the axis of the places, and their stride."""
+    torch.onnx.export(
+        module.eval(),
+        (torch.rand(1, 3, 192, 256) * 255,),
+        str(target),
+        input_names=["input"],
+        output_names=list(outputs),
+        # A name for each stride: what has one name has one size, and may share memory.
+        dynamic_axes={
+            "input": {2: "height", 3: "width"},
+            **{name: {axis: f"places_{stride}"} for name, (axis, stride) in outputs.items()},
+        },
+        opset_version=OPSET,
+        dynamo=False,
+    )
+    model = onnx.load(str(target))
+    _free_batch(model)
+    onnx.checker.check_model(model)
+    onnx.save(model, str(target))
 
 
 def _free_batch(model: onnx.ModelProto) -> None:
@@ -160,14 +190,22 @@ def _free_batch(model: onnx.ModelProto) -> None:
 
 
 def faces_found(network: YuNet | Path, pictures: Sequence[RGB]) -> list[list[DetectedFace]]:
-    """What a network, or an ONNX file, finds in pictures at their own size; also what it is a little less sure of."""
-    if isinstance(network, Path):
-        finder = PublishedYuNet(network, max_side=4096, min_confidence=CONFIDENCE - _BAND)
-        return [finder.find(picture) for picture in pictures]
+    """What a network, or an ONNX file, finds in pictures at their own size; also what it is a little less sure of.
+
+    Args:
+        network: a file may have the published outputs or the served ones.
+        pictures: uint8 (h, w, 3) each.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(network, path)
-        return faces_found(path, pictures)
+        if isinstance(network, YuNet):
+            export_onnx(network, path)
+        elif {each.name for each in onnx.load(str(network)).graph.output} == set(looks.OUTPUTS):
+            published_form(network, path)
+        else:
+            path = network
+        finder = PublishedYuNet(path, max_side=4096, min_confidence=CONFIDENCE - _BAND)
+        return [finder.find(picture) for picture in pictures]
 
 
 def agreement(teacher: Sequence[Sequence[DetectedFace]], student: Sequence[Sequence[DetectedFace]]) -> Agreement:

@@ -1,5 +1,8 @@
 """YuNet: three maps, at strides of 8, 16 and 32 pixels; each place says whether it sees a face, where, its landmarks.
 
+It can answer in two forms: as the published export does, in twelve maps (`Published`), and as Triton serves it, in
+three (`Served`): fewer and larger operations and messages, for the same numbers.
+
 Reference:
     W. Wu, H. Peng, S. Yu, "YuNet: a tiny millisecond-level face detector", 2023. 10.1007/s11633-023-1423-y
 """
@@ -12,14 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["HINTS", "OUTPUTS", "STRIDES", "Maps", "Served", "YuNet"]
+__all__ = ["HINTS", "OUTPUTS", "SIZES", "STRIDES", "Maps", "Published", "Served", "YuNet"]
 
 STRIDES: Final = (8, 16, 32)
 """Pixels between places, by map."""
-_SIZES: Final = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
+SIZES: Final = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
 """What each place says: class, objectness, box, five landmarks."""
-OUTPUTS: Final = tuple(f"{name}_{stride}" for name in _SIZES for stride in STRIDES)
-"""Names of the served outputs, as of the published export."""
+OUTPUTS: Final = tuple(f"{name}_{stride}" for name in SIZES for stride in STRIDES)
+"""Names of the published export's outputs."""
 
 HINTS: Final = ("stem", *(f"stage_{stride}" for stride in STRIDES), *(f"lateral_{stride}" for stride in STRIDES))
 """Names of the features on the way (`YuNet.features`)."""
@@ -52,11 +55,7 @@ class YuNet(nn.Module):
         self.laterals = nn.ModuleList([_Unit(64, 64) for _ in STRIDES])
         self.shared = nn.ModuleList([_Unit(64, 64) for _ in STRIDES])
         self.heads = nn.ModuleDict(
-            {
-                f"{name}_{stride}": _Unit(64, size, activated=False)
-                for name, size in _SIZES.items()
-                for stride in STRIDES
-            }
+            {f"{name}_{stride}": _Unit(64, size, activated=False) for name, size in SIZES.items() for stride in STRIDES}
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and module.bias is not None:
@@ -88,7 +87,7 @@ class YuNet(nn.Module):
             seen = self.shared[level](features[f"lateral_{stride}"])
             # A plain number, so that an export's graph needs no arithmetic with shapes, which OpenCV does not read.
             count = int(seen.shape[0])
-            for name, size in _SIZES.items():
+            for name, size in SIZES.items():
                 found = self.heads[f"{name}_{stride}"](seen)
                 maps[f"{name}_{stride}"] = found.permute(0, 2, 3, 1).reshape(count, -1, size)
         return maps
@@ -98,7 +97,7 @@ class YuNet(nn.Module):
         return self.answers(self.features(pictures))
 
 
-class Served(nn.Module):
+class Published(nn.Module):
     """The network as the published export answers: `cls` and `obj` as probabilities, outputs in its order."""
 
     def __init__(self, network: YuNet) -> None:
@@ -109,3 +108,36 @@ class Served(nn.Module):
         """All of `OUTPUTS`."""
         maps = self.network(pictures)
         return tuple(torch.sigmoid(maps[name]) if name[:3] in {"cls", "obj"} else maps[name] for name in OUTPUTS)
+
+
+class Served(nn.Module):
+    """The network as Triton serves it: of each stride one map, whose rows are all that a place says, by `SIZES`.
+
+    The heads of a stride are two convolutions instead of eight, with the same weights.
+    """
+
+    def __init__(self, network: YuNet) -> None:
+        super().__init__()
+        self.network = network
+        self.heads = nn.ModuleList([self._joined(stride) for stride in STRIDES])
+
+    def _joined(self, stride: int) -> nn.Sequential:
+        parts = [self.network.heads[f"{name}_{stride}"] for name in SIZES]
+        rows = sum(SIZES.values())
+        joined = nn.Sequential(nn.Conv2d(64, rows, 1), nn.Conv2d(rows, rows, 3, padding=1, groups=rows))
+        joined.load_state_dict(
+            {name: torch.cat([part.state_dict()[name] for part in parts]) for name in joined.state_dict()}
+        )
+        return joined
+
+    def forward(self, pictures: Tensor) -> tuple[Tensor, ...]:
+        """For each stride float (n, 16, places); the first two rows, `cls` and `obj`, are probabilities."""
+        features = self.network.features(pictures)
+        count = int(pictures.shape[0])
+        answers = []
+        for head, shared, stride in zip(self.heads, self.network.shared, STRIDES, strict=True):
+            found = head(shared(features[f"lateral_{stride}"]))
+            found = torch.cat([torch.sigmoid(found[:, :2]), found[:, 2:]], dim=1)
+            # As in `YuNet.answers`: a plain number.
+            answers.append(found.reshape(count, sum(SIZES.values()), -1))
+        return tuple(answers)

@@ -40,7 +40,7 @@ _CURVE: Final = ("step", "side", "seconds", "loss", "scores", "boxes", "landmark
 
 
 class Teacher:
-    """The published network: ONNX with the outputs of `Served`, and free height and width; asked picture by picture."""
+    """The published network: ONNX with free height and width, and the outputs of `Published`; asked one by one."""
 
     def __init__(self, network: Path, *, threads: int = 1) -> None:
         options = onnxruntime.SessionOptions()

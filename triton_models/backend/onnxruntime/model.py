@@ -41,6 +41,11 @@ Array = npt.NDArray[Any]
 
 THREADS_VARIABLE = "PENTIMENTO_TRITON_THREADS"
 
+# How long a thread with nothing to do spins before it sleeps. Enough for the next operator of a small network to come:
+# YuNet, on two threads, takes a fifth less time than if they slept at once, for no more work of the cores. Spinning for
+# longer would take them away from the other models.
+SPIN_MICROSECONDS = "20"
+
 # How onnxruntime spells the element types of Triton's configuration.
 _ONNX_TYPES = {
     "TYPE_BOOL": "tensor(bool)",
@@ -193,8 +198,7 @@ class TritonPythonModel:
                 config, "intra_op_thread_count", os.environ.get(THREADS_VARIABLE) or "1"
             )
             options.inter_op_num_threads = thread_count(config, "inter_op_thread_count", "1")
-            # Waiting threads sleep: spinning would take the cores away from the other models.
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN_MICROSECONDS)
             self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # whatever onnxruntime says about a file: it belongs to this model alone
             raise pb_utils.TritonModelException(f"cannot load {path.name}: {error}") from error
