@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.passive.detectors._copy_move.geometry import SAME_MAP_PIXELS, errors, inverse
-from services.passive.detectors._copy_move.repetition import FEATURES, Seen, features_of
+from services.passive.detectors._copy_move.repetition import FEATURES, features_of
 from services.passive.detectors._copy_move.search import CopiedRegion, find_copy_moves
 from training.copy_move.pictures import Kind, Made, Task
 
@@ -45,12 +45,12 @@ class Pairs:
         pictures: list[int] = []
         done: list[Task] = []
         for task, picture in made:
-            regions, matched = regions_of(picture)
-            pairs = [Seen(measurements=region.measurements, way=region.way) for region in regions]
-            for region, seen in zip(regions, pairs, strict=True):
+            regions = regions_of(picture)
+            measured = [region.measurements for region in regions]
+            for region in regions:
                 label = label_of(region, task.kind, picture)
                 if label is not None:
-                    features.append(features_of(seen, pairs, matched=matched))
+                    features.append(features_of(region.measurements, region.way, measured))
                     copied.append(label)
                     pictures.append(len(done))
             done.append(task)
@@ -104,8 +104,8 @@ class Pairs:
             return cls(**{name: file[name] for name in cls.__slots__})
 
 
-def regions_of(picture: Made) -> tuple[list[CopiedRegion], float]:
-    """All pairs that keypoints and the dense field find, and the matches as a share of the keypoints.
+def regions_of(picture: Made) -> list[CopiedRegion]:
+    """All pairs that keypoints and the dense field find.
 
     The detector spares itself the dense field where the trees that it has are certain by keypoints; here it is always
     computed, so that what is collected does not depend on those trees.
@@ -116,7 +116,7 @@ def regions_of(picture: Made) -> tuple[list[CopiedRegion], float]:
         for region in find_copy_moves(picture.rgb, by_keypoints=False).regions:
             if not any(_same(region, known) for known in regions):
                 regions.append(region)
-    return regions, result.matches / max(result.keypoints, 1)
+    return regions
 
 
 def _same(region: CopiedRegion, known: CopiedRegion) -> bool:

@@ -15,6 +15,7 @@ from skimage import data
 from services.common.detection import Applicability, Finding, Question, RegionRole, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
+from services.passive.detectors._copy_move import field
 from services.passive.detectors.copy_move import (
     DECISION_SCORE,
     MAX_DRAWN_MATCHES,
@@ -165,6 +166,18 @@ def test_a_turned_picture_gives_the_turned_answer(quarters: int) -> None:
     turned = examine(np.ascontiguousarray(np.rot90(forged, quarters)))
 
     assert overlap(turned, np.rot90(source | copy, quarters)) > 0.6
+
+
+def test_the_dense_field_has_no_seeds_where_a_known_map_leads() -> None:
+    shift = np.array([[1.0, 0.0, 60.0], [0.0, 1.0, 10.0]])
+    # Of a picture twice as large: from (40, 20) along the map, from where that leads back, and from (40, 20) elsewhere.
+    row, column = np.array([10, 25, 10], np.int32), np.array([20, 50, 20], np.int32)
+    x, y = np.array([70, 70, 200], np.float32), np.array([25, 45, 90], np.float32)
+    linear = np.tile(np.float32([1, 0, 0, 1]), (3, 1))
+    seeds = field._Front(row, column, x, y, linear, np.arange(3, dtype=np.int32))
+
+    assert field._unknown(seeds, [shift], np.array([2.0, 2.0])).tolist() == [False, True, True]
+    assert field._unknown(seeds, [np.float64([[1, 0, -60], [0, 1, 10]])], np.array([2.0, 2.0])).tolist() == [True] * 3
 
 
 def test_the_dense_field_alone_finds_what_has_few_keypoints() -> None:

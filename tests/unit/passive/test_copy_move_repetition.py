@@ -12,10 +12,9 @@ from numpy.typing import NDArray
 from skimage import data
 
 from services.passive.detectors._copy_move import repetition
-from services.passive.detectors._copy_move import verify as verify_module
 from services.passive.detectors._copy_move.geometry import CandidateMap, apply
-from services.passive.detectors._copy_move.repetition import FEATURES, Seen, features_of
-from services.passive.detectors._copy_move.verify import MAX_OFF_GRID, NO_TEXTURE, Measurements, Verified, verify
+from services.passive.detectors._copy_move.repetition import FEATURES, features_of
+from services.passive.detectors._copy_move.verify import NO_TEXTURE, Measurements, Verified, verify
 from services.passive.detectors.copy_move import DECISION_SCORE, find_copy_moves
 
 RGB = NDArray[np.uint8]
@@ -158,64 +157,17 @@ def test_things_of_a_kind_are_not_accused_and_their_copy_is() -> None:
 def test_features_are_as_many_as_their_names() -> None:
     one = measured(scene())
 
-    seen = Seen(measurements=one, way="dense")
-    features = features_of(seen, [seen], matched=0.0)
+    features = features_of(one, "dense", [one])
 
     assert len(features) == len(FEATURES)
     assert dict(zip(FEATURES, features, strict=True))["dense"] == 1.0
 
 
-def asked(pairs: list[Seen], name: str, *, of: int = 0) -> float:
-    """What the trees are told of one of a picture's pairs."""
-    return features_of(pairs[of], pairs, matched=0.0)[FEATURES.index(name)]
-
-
 def test_many_that_agree_as_well_are_a_family() -> None:
-    pairs = [Seen(measurements=measured(scene()), way="keypoints") for _ in range(5)]
+    one, others = measured(scene()), [measured(scene()) for _ in range(4)]
 
-    assert asked(pairs[:1], "family") == 0.0
-    assert asked(pairs, "family") == 3.0
-
-
-def test_a_copy_stands_out_among_look_alikes_and_not_among_copies() -> None:
-    copy, look_alike = measured(scene()), measured(scene(own_grain=6.0, bend=0.8))
-    among_look_alikes = [Seen(measurements=one, way="keypoints") for one in (copy, look_alike, look_alike)]
-    among_copies = [Seen(measurements=copy, way="keypoints") for _ in range(2)]
-
-    for name in ("lead", "lead_residue", "lead_wobble"):
-        assert asked(among_look_alikes, name) > 0.1
-        assert asked(among_look_alikes, name, of=1) <= 0.0
-        assert asked(among_copies, name) == 0.0
-    assert asked(among_look_alikes, "pairs") == 2.0
-    assert asked(among_look_alikes[:1], "lead") == 0.0
-
-
-def test_what_keypoints_found_is_not_compared_with_what_comes_later() -> None:
-    copy, look_alike = measured(scene()), measured(scene(own_grain=6.0))
-    pairs = [Seen(measurements=copy, way="keypoints"), Seen(measurements=look_alike, way="dense")]
-
-    assert asked(pairs, "lead") == 0.0
-    assert asked(pairs, "lead", of=1) < 0.0
-
-
-@pytest.mark.parametrize(
-    ("linear", "shift", "least", "most"),
-    [
-        (np.eye(2), SHIFT, 0.0, 0.05),
-        (np.array([[0.0, -1.0], [1.0, 0.0]]), np.array([300.0, 20.0]), 0.0, 0.05),
-        (np.eye(2), SHIFT + 0.5, 0.45, 0.55),
-        (np.array([[1.0, -0.01], [0.01, 1.0]]), SHIFT, 0.3, 1.0),
-        (np.array([[0.7, -0.7], [0.7, 0.7]]), SHIFT, MAX_OFF_GRID, MAX_OFF_GRID),
-    ],
-    ids=["moved", "quarter turn", "moved by half a pixel", "turned a little", "turned by 45 degrees"],
-)
-def test_moves_by_whole_pixels_are_known(
-    linear: NDArray[np.float64], shift: NDArray[np.float64], least: float, most: float
-) -> None:
-    mask = np.zeros((400, 600), np.bool_)
-    mask[230:350, 60:180] = True
-
-    assert least <= verify_module._off_grid(np.column_stack([linear, shift]), mask) <= most
+    assert features_of(one, "keypoints", [one])[FEATURES.index("family")] == 0.0
+    assert features_of(one, "keypoints", [one, *others])[FEATURES.index("family")] == 3.0
 
 
 def test_of_a_large_map_the_middle_can_be_looked_at_alone() -> None:

@@ -3,12 +3,9 @@
 Two windows, two letters, two leaves agree in shape. A region and its copy agree in grain and compression also where
 there is no shape (`flat_fine`, `grain_ratio`): once brightness is made equal, no more is left of their difference than
 noise explains. Every part of the one lies where it should (`wobble`), at one alignment only (`shifted`, `beyond`), by a
-map that turns and enlarges but does not shear (`stretch`: look-alikes are seen in perspective), often by whole pixels
-(`off_grid`), in the same light and colour everywhere (`shading`, `chroma_most`).
-
-Much is told by the rest of the picture. Where many pairs agree as well as this one (`family`), it is the pattern that
-repeats; where much resembles something else (`pairs`, `matched`), a pair more says little. But a copy stands out: it
-agrees by far better than whatever else looks alike there (`lead` and its kind).
+map that turns and enlarges but does not shear (`stretch`: look-alikes are seen in perspective), in the same light
+and colour everywhere (`shading`, `chroma_most`). And where many pairs agree as well as this one, it is the pattern
+that repeats.
 
 What these are worth together depends on one another: a small residue says much in a noisy picture and little in a
 smooth one. So the verdict is a sum of small trees, three questions deep (gradient boosting, Friedman 2001), whose
@@ -30,7 +27,7 @@ from typing import Final, Literal
 
 from services.passive.detectors._copy_move.verify import Measurements, Verified
 
-__all__ = ["FEATURES", "Seen", "features_of", "scores_of"]
+__all__ = ["FEATURES", "features_of", "scores_of"]
 
 MODEL: Final = Path(__file__).with_suffix(".json")
 
@@ -73,12 +70,6 @@ FEATURES: Final = (
     "even",
     "shading",
     "chroma_most",
-    "off_grid",
-    "pairs",
-    "matched",
-    "lead",
-    "lead_residue",
-    "lead_wobble",
 )
 """What the trees ask about, in the order of `features_of`; most of it as `Measurements` has it."""
 
@@ -112,46 +103,29 @@ class _Model:
         return total
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
-    """A pair as the trees know it.
-
-    Attributes:
-        measurements: how exactly the two agree.
-        way: what found it.
-    """
-
-    measurements: Measurements
-    way: Literal["keypoints", "dense"]
-
-
-def scores_of(found: Sequence[Verified], *, matched: float) -> list[float]:
-    """0-1 for each pair of regions of a picture: how much it looks like a copy and not like two things of a kind.
-
-    Args:
-        found: all pairs of the picture, so far.
-        matched: matches of keypoints as a share of the keypoints.
-    """
-    pairs = [Seen(measurements=one.measurements, way=one.candidate.way) for one in found]
+def scores_of(found: Sequence[Verified]) -> list[float]:
+    """0-1 for each pair of regions of a picture: how much it looks like a copy and not like two things of a kind."""
+    measured = [one.measurements for one in found]
     model = _model()
-    return [1.0 / (1.0 + math.exp(-model.logit(features_of(one, pairs, matched=matched)))) for one in pairs]
+    return [
+        1.0 / (1.0 + math.exp(-model.logit(features_of(one.measurements, one.candidate.way, measured))))
+        for one in found
+    ]
 
 
-def features_of(seen: Seen, pairs: Sequence[Seen], *, matched: float) -> tuple[float, ...]:
+def features_of(
+    one: Measurements, way: Literal["keypoints", "dense"], measured: Sequence[Measurements]
+) -> tuple[float, ...]:
     """What the trees ask about of one pair, in the order of `FEATURES`.
 
     Args:
-        seen: the pair.
-        pairs: all pairs of the picture, `seen` among them.
-        matched: matches of keypoints as a share of the keypoints.
+        one: its measurements.
+        way: what found it.
+        measured: the measurements of all pairs of the picture, `one` among them.
     """
-    one = seen.measurements
-    # What keypoints find is scored before the dense field is there, and must not change with it.
-    ways = ("keypoints", "dense") if seen.way == "dense" else ("keypoints",)
-    others = [other.measurements for other in pairs if other is not seen and other.way in ways]
     chroma, chroma_most = (one.chroma, one.chroma_most) if one.chroma_most >= LEAST_COLOUR else GREY
     return (
-        _over_noise(one),
+        math.log2((one.residue + 0.2) / (one.noise + 0.2)),
         one.wobble,
         one.grain_ratio,
         min(one.stretch, MAX_STRETCH),
@@ -170,28 +144,12 @@ def features_of(seen: Seen, pairs: Sequence[Seen], *, matched: float) -> tuple[f
         one.gain,
         one.contrast,
         one.noise,
-        float(seen.way == "dense"),
-        float(_family(one, [other.measurements for other in pairs])),
+        float(way == "dense"),
+        float(_family(one, measured)),
         one.even,
         one.shading,
         chroma_most,
-        one.off_grid,
-        float(len(others)),
-        matched,
-        _lead(_over_noise(one), [_over_noise(other) for other in others]),
-        _lead(math.log2(one.residue + 0.2), [math.log2(other.residue + 0.2) for other in others]),
-        _lead(one.wobble, [other.wobble for other in others if other.wobble >= 0.0]) if one.wobble >= 0.0 else 0.0,
     )
-
-
-def _over_noise(one: Measurements) -> float:
-    """What is left once brightness is made equal, in octaves of the noise."""
-    return math.log2((one.residue + 0.2) / (one.noise + 0.2))
-
-
-def _lead(own: float, others: Sequence[float]) -> float:
-    """By how much less is left than of the best of the others; a pair that is alone leads nobody."""
-    return min(others) - own if others else 0.0
 
 
 def _family(one: Measurements, measured: Sequence[Measurements]) -> int:

@@ -149,7 +149,6 @@ def find_copy_moves(
     chroma = _chroma(rgb)
     found: list[Verified] = []
     count = matches = 0
-    matched = 0.0
     if by_keypoints:
         factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
         small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
@@ -160,14 +159,13 @@ def find_copy_moves(
         matches, maps = match_keypoints(
             keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio, mirrored=mirrored
         )
-        matched = matches / max(count, 1)
         maps = [_enlarged(candidate, 1.0 / factor) for candidate in maps]
-        found = _verified(plane, chroma, maps, found, matched=matched)
-    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found, matched=matched))
+        found = _verified(plane, chroma, maps, found)
+    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found))
     if dense:
         maps = find_dense_maps(rgb, max_pixels=dense_pixels, known=[verified.transform for verified in found])
-        found = _verified(plane, chroma, maps, found, matched=matched)
-    scores = scores_of(found, matched=matched)
+        found = _verified(plane, chroma, maps, found)
+    scores = scores_of(found)
     regions = [_region(plane, verified, score) for verified, score in zip(found, scores, strict=True)]
     regions.sort(key=lambda region: (-region.score, -region.area_px))
     return CopyMoveResult(keypoints=count, matches=matches, dense=dense, regions=tuple(regions))
@@ -197,8 +195,6 @@ def _verified(
     chroma: Sequence[Plane],
     maps: Iterable[CandidateMap],
     found: Sequence[Verified],
-    *,
-    matched: float,
 ) -> list[Verified]:
     """What was found, and those of the maps that the pixels bear out and that are not known yet."""
     result = list(found)
@@ -214,7 +210,7 @@ def _verified(
             verified = verify(grey, chroma, candidate)
         if verified is not None:
             result.append(verified)
-    scores = scores_of(result, matched=matched)
+    scores = scores_of(result)
     for index in large:
         if scores[index] >= DOUBT:
             result[index] = verify(grey, chroma, result[index].candidate) or result[index]

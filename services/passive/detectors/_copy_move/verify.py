@@ -37,7 +37,7 @@ from services.passive.detectors._copy_move.geometry import (
     stretch,
 )
 
-__all__ = ["MAX_OFF_GRID", "MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
+__all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
 
 STEPS: Final = 3
 """Steps of the refinement; more change next to nothing."""
@@ -68,8 +68,6 @@ differ by at the median, and by as many levels on top; half of the slope is allo
 
 MARGIN: Final = 16
 """Pixels around the mask that are looked at when it is measured."""
-MAX_OFF_GRID: Final = 9.0
-"""Farther off from a move by whole pixels counts as this."""
 NO_TEXTURE: Final = -1.0
 """The wobble of two regions in which too little is distinct to tell how far places lie off."""
 EVEN_LEVELS: Final = 9
@@ -140,8 +138,6 @@ class Measurements:
         cliff: how much higher it is just inside the mask.
         stretch: by how much the map stretches one direction more than the other.
         change: largest difference of the map's linear part from the identity.
-        off_grid: pixels, at most `MAX_OFF_GRID`, by which corners of the copy lie off where the nearest move by whole
-            pixels takes them, quarter turns and mirroring included: such a copy needs no resampling.
         contrast: grey levels, standard deviation in the copy.
         even: largest share of the copy's pixels within `EVEN_LEVELS` grey levels: high for letters on paper, which are
             alike because they are letters.
@@ -166,7 +162,6 @@ class Measurements:
     cliff: float
     stretch: float
     change: float
-    off_grid: float
     contrast: float
     even: float
     area: float
@@ -237,7 +232,6 @@ def verify(
         comparable=comparable[near],
         colours=_colour_difference(chroma, to_copy, copy_mask),
         candidate=candidate,
-        off_grid=_off_grid(to_copy, copy_mask),
         linear=to_copy[:, :2],
     )
     return Verified(
@@ -336,18 +330,6 @@ def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> 
     return median, most
 
 
-def _off_grid(to_copy: Floats, mask: Mask) -> float:
-    """See `Measurements.off_grid`; `mask` is that of the copy."""
-    nearest = np.rint(to_copy[:, :2])
-    if not (np.abs(nearest).sum(axis=0) == 1).all() or not (np.abs(nearest).sum(axis=1) == 1).all():
-        return MAX_OFF_GRID
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
-    right, bottom = x + width - 1, y + height - 1
-    corners = np.array([[x, y], [right, y], [x, bottom], [right, bottom]], np.float64)
-    shifts = corners - apply(inverse(to_copy), corners) @ nearest.T
-    return min(MAX_OFF_GRID, float(np.abs(shifts - np.rint(np.median(shifts, axis=0))).max()))
-
-
 def _measure(
     source: Plane,
     copy: Plane,
@@ -356,7 +338,6 @@ def _measure(
     comparable: Mask,
     colours: tuple[float, float],
     candidate: CandidateMap,
-    off_grid: float,
     linear: Floats,
 ) -> Measurements:
     """How exactly source and copy agree over the mask; all planes have one shape."""
@@ -398,7 +379,6 @@ def _measure(
         cliff=inside - beyond,
         stretch=stretch(linear),
         change=float(np.abs(linear - np.eye(2)).max()),
-        off_grid=off_grid,
         contrast=float(copy[mask].std()),
         even=_even_share(copy[mask]),
         area=float(mask.sum()),
