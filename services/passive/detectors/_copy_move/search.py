@@ -59,7 +59,7 @@ class CopiedRegion:
 
     Attributes:
         transform: float64 (2, 3), maps (x, y, 1) of the source to (x, y) of the copy.
-        source_mask, copy_mask: bool (height, width).
+        source_mask, copy_mask: bool (height, width); of a large region that is honest by its score, the middle alone.
         source_points, copy_points: float64 (n, 2), the matched points (x, y).
         way: what found it.
         inliers: number of matched points at different places.
