@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
+from threading import Event
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +18,9 @@ from skimage import data
 from services.common.detection import Applicability, Finding, Question, RegionRole, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
-from services.passive.detectors._copy_move import field
+from services.passive.detectors._copy_move import search
+from services.passive.detectors._copy_move.field import find_dense_maps
+from services.passive.detectors._copy_move.verify import Verified, verify
 from services.passive.detectors.copy_move import (
     DECISION_SCORE,
     MAX_DRAWN_MATCHES,
@@ -168,16 +173,35 @@ def test_a_turned_picture_gives_the_turned_answer(quarters: int) -> None:
     assert overlap(turned, np.rot90(source | copy, quarters)) > 0.6
 
 
-def test_the_dense_field_has_no_seeds_where_a_known_map_leads() -> None:
-    shift = np.array([[1.0, 0.0, 60.0], [0.0, 1.0, 10.0]])
-    # Of a picture twice as large: from (40, 20) along the map, from where that leads back, and from (40, 20) elsewhere.
-    row, column = np.array([10, 25, 10], np.int32), np.array([20, 50, 20], np.int32)
-    x, y = np.array([70, 70, 200], np.float32), np.array([25, 45, 90], np.float32)
-    linear = np.tile(np.float32([1, 0, 0, 1]), (3, 1))
-    seeds = field._Front(row, column, x, y, linear, np.arange(3, dtype=np.int32))
+def test_the_dense_field_stops_once_it_is_enough() -> None:
+    enough = Event()
+    assert find_dense_maps(data.astronaut(), enough=enough)
 
-    assert field._unknown(seeds, [shift], np.array([2.0, 2.0])).tolist() == [False, True, True]
-    assert field._unknown(seeds, [np.float64([[1, 0, -60], [0, 1, 10]])], np.array([2.0, 2.0])).tolist() == [True] * 3
+    enough.set()
+
+    assert find_dense_maps(data.astronaut(), enough=enough) == []
+
+
+@pytest.mark.parametrize(("agrees", "whole"), [(True, False), (False, True)])
+def test_the_middle_of_a_large_map_speaks_for_it_only_if_enough_of_it_agrees(
+    monkeypatch: pytest.MonkeyPatch, agrees: bool, whole: bool
+) -> None:
+    texture = cv2.GaussianBlur(np.random.default_rng(2).normal(0, 1, (760, 1000)).astype(np.float32), (0, 0), 2.0)
+    scene = np.clip(128 + 150 * texture, 0, 255).astype(np.uint8)
+    scene[400:700, 600:900] = scene[150:450, 150:450]
+
+    def verify_little(*given: Any, **named: Any) -> Verified | None:
+        verified = verify(*given, **named)
+        if verified is None or verified.whole or agrees:
+            return verified
+        return dataclasses.replace(verified, copy_mask=verified.copy_mask & (np.arange(1000) % 8 == 0))
+
+    monkeypatch.setattr(search, "verify", verify_little)
+    monkeypatch.setattr(search, "DOUBT", math.inf)
+
+    best = find_copy_moves(np.repeat(scene[..., None], 3, axis=2)).regions[0]
+
+    assert (best.area_px > 0.7 * 300 * 300) is whole
 
 
 def test_the_dense_field_alone_finds_what_has_few_keypoints() -> None:

@@ -26,9 +26,9 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from threading import Event
 from typing import Final, cast
 
 import cv2
@@ -36,7 +36,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.passive.detectors._copy_move.geometry import (
-    SAME_MAP_PIXELS,
     CandidateMap,
     Floats,
     Plane,
@@ -111,6 +110,7 @@ MAX_MAPS: Final = 10
 MAX_POINTS: Final = 200
 """Most points of a map that are handed on."""
 
+_MOVES: Final = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 _SEED: Final = 1
 _KDTREE: Final = 1
 
@@ -132,14 +132,14 @@ class _Field:
 
 
 def find_dense_maps(
-    rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS, known: Sequence[Floats] = ()
+    rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS, enough: Event | None = None
 ) -> list[CandidateMap]:
     """Maps that parts of the dense field follow, those of the largest parts first, in the pixels of `rgb`.
 
     Args:
         rgb: uint8 (height, width, 3).
         max_pixels: features are computed on at most so many.
-        known: maps that need not be found again.
+        enough: once it is set, nothing that is found is wanted any more; None: never.
     """
     height, width = rgb.shape[:2]
     factor = min(1.0, math.sqrt(max_pixels / (height * width)))
@@ -147,20 +147,21 @@ def find_dense_maps(
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if factor < 1.0 else rgb
     colours = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)
     apart = min_shift(max(height, width)) * factor
+    enough = enough or Event()
     features, strength, direction, distinct = _features(np.asarray(colours, np.uint8))
     to_full = np.array([width / size[0], height / size[1]])
-    seeds = _seeds(features, strength, direction, apart)
-    if known:
-        seeds = seeds[_unknown(seeds, [both for one in known for both in (one, inverse(one))], to_full)]
-    field = _grown(features, seeds, apart)
+    seeds, linear = _seeds(features, strength, direction, apart)
+    field = _grown(features, seeds, linear, apart, enough)
+    if enough.is_set():
+        return []
     maps = []
     limit = _limit(features[::STRIDE, ::STRIDE])
     worth = (1.0 - field.cost / np.maximum(limit, 1e-3)) * distinct[::STRIDE, ::STRIDE]
     for transform, p, q in _linear_parts(field, cast("Plane", worth)):
         full_p, full_q = (p + 0.5) * to_full - 0.5, (q + 0.5) * to_full - 0.5
-        linear = transform[:, :2] * to_full[:, None] / to_full[None, :]
-        offset = (full_q - full_p @ linear.T).mean(axis=0)
-        maps.append(CandidateMap(transform=np.column_stack([linear, offset]), p=full_p, q=full_q, way="dense"))
+        scaled = transform[:, :2] * to_full[:, None] / to_full[None, :]
+        offset = (full_q - full_p @ scaled.T).mean(axis=0)
+        maps.append(CandidateMap(transform=np.column_stack([scaled, offset]), p=full_p, q=full_q, way="dense"))
     return maps
 
 
@@ -238,7 +239,8 @@ def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, NDArray[np.comp
     assert y is not None
     direction = ((x + 1j * y) / (cv2.magnitude(x, y) + np.float32(1e-6))).astype(np.complex64)
     means = cv2.GaussianBlur(colours, (0, 0), COARSE_SIGMA) * np.float32(1 / MEAN_ERROR)
-    return np.dstack([*planes, means]), np.stack([planes[0], planes[6]]), direction, distinct
+    features = cast("Plane", cv2.merge([*planes, means]))
+    return features, np.stack([planes[0], planes[6]]), direction, distinct
 
 
 # --- Nearest neighbours ---
@@ -249,63 +251,56 @@ class _Front:
     """n matches that spread.
 
     Attributes:
-        row, column: int32 (n,), cells of the grid.
+        cell: int32 (n,), numbers of cells of the grid, row by row.
         x, y: float32 (n,), where they match, in pixels of the reduced picture.
-        linear: float32 (n, 4), how the surroundings go along: where steps to the right and down lead, (x, y, x, y).
-        root: int32 (n,), number of the seed.
+        root: int32 (n,), numbers of the seeds.
     """
 
-    row: Indices
-    column: Indices
+    cell: Indices
     x: Plane
     y: Plane
-    linear: Plane
     root: Indices
 
     def __len__(self) -> int:
-        return len(self.row)
+        return len(self.cell)
 
     def __getitem__(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> _Front:
-        return _Front(self.row[kept], self.column[kept], self.x[kept], self.y[kept], self.linear[kept], self.root[kept])
+        return _Front(self.cell[kept], self.x[kept], self.y[kept], self.root[kept])
 
 
 def _join(fronts: list[_Front]) -> _Front:
     return _Front(*(np.concatenate([getattr(front, name) for front in fronts]) for name in _Front.__slots__))
 
 
-def _unknown(seeds: _Front, known: Sequence[Floats], to_full: Floats) -> NDArray[np.bool_]:
-    """Which seeds none of the maps carries along, all but `SAME_MAP_PIXELS`."""
-    p = (STRIDE * np.column_stack([seeds.column, seeds.row]) + 0.5) * to_full - 0.5
-    q = (np.column_stack([seeds.x, seeds.y]) + 0.5) * to_full - 0.5
-    away = [errors(transform, p, q) >= SAME_MAP_PIXELS for transform in known]
-    return np.asarray(np.all(away, axis=0), np.bool_)
-
-
-def _grown(features: Plane, seeds: _Front, apart: float) -> _Field:
-    """The field that grows out of the seeds."""
+def _grown(features: Plane, seeds: _Front, linear: Plane, apart: float, enough: Event) -> _Field:
+    """The field that grows out of the seeds, whose surroundings go along as `linear` says, until it is enough."""
     height, width = features.shape[:2]
-    shape = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
+    rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
     field = _Field(
-        x=np.full(shape, -1e6, np.float32),
-        y=np.full(shape, -1e6, np.float32),
+        x=np.full((rows, columns), -1e6, np.float32),
+        y=np.full((rows, columns), -1e6, np.float32),
         cost=_limit(features[::STRIDE, ::STRIDE]),
-        root=np.full(shape, -1, np.int32),
+        root=np.full((rows, columns), -1, np.int32),
     )
+    ways = np.float32(STRIDE) * linear
     front = _settle(features, field, seeds, apart)
     for step in range(MAX_STEPS):
         if 0 < step <= TRIAL_STEPS and len(front):
             grown = np.bincount(field.root[field.root >= 0])
             front = front[grown[front.root] >= TRIAL_SHARE * (2 * step * (step + 1) + 1)]
-        if not len(front):
+        if not len(front) or enough.is_set():
             break
+        column = front.cell % np.int32(columns)
+        x_right, y_right, x_down, y_down = ways.take(front.root, axis=0).T
         spread = []
-        for down, right in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-            row, column = front.row + np.int32(down), front.column + np.int32(right)
-            inside = (row >= 0) & (row < shape[0]) & (column >= 0) & (column < shape[1])
-            way = np.float32(STRIDE) * (right * front.linear[:, :2] + down * front.linear[:, 2:])
-            spread.append(
-                _Front(row, column, front.x + way[:, 0], front.y + way[:, 1], front.linear, front.root)[inside]
-            )
+        for inside, to_cell, to_x, to_y in (
+            (column < columns - 1, 1, x_right, y_right),
+            (column > 0, -1, -x_right, -y_right),
+            (front.cell < (rows - 1) * columns, columns, x_down, y_down),
+            (front.cell >= columns, -columns, -x_down, -y_down),
+        ):
+            moved = _Front(front.cell + np.int32(to_cell), front.x + to_x, front.y + to_y, front.root)
+            spread.append(moved[inside])
         front = _settle(features, field, _join(spread), apart)
     return field
 
@@ -320,46 +315,55 @@ def _settle(features: Plane, field: _Field, front: _Front, apart: float) -> _Fro
     """Takes those of the matches that are better than what is there; returns them, each moved to its best pixel."""
     height, width, length = features.shape
     rows = features.reshape(-1, length)
+    field_x, field_y, field_cost, field_root = (
+        plane.reshape(-1) for plane in (field.x, field.y, field.cost, field.root)
+    )
     x, y = np.rint(front.x).astype(np.int32), np.rint(front.y).astype(np.int32)
-    own_x, own_y = front.column * np.int32(STRIDE), front.row * np.int32(STRIDE)
+    row, column = np.divmod(front.cell, np.int32(field.x.shape[1]))
+    own_x, own_y = column * np.int32(STRIDE), row * np.int32(STRIDE)
     dx, dy = x - own_x, y - own_y
     kept = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1) & (dx * dx + dy * dy >= apart * apart)
     # What comes back to a cell from the neighbour that it went to says nothing new.
-    kept &= (np.abs(field.x[front.row, front.column] - front.x) > 0.5) | (
-        np.abs(field.y[front.row, front.column] - front.y) > 0.5
-    )
-    front, x, y, mine = front[kept], x[kept], y[kept], rows[(own_y * width + own_x)[kept]]
-    present = field.cost[front.row, front.column]
-    difference = rows[y * width + x]
-    difference -= mine
-    best = np.einsum("ij,ij->i", difference, difference)
-    kept = best < FAR * present
-    front, x, y, mine, present, best = front[kept], x[kept], y[kept], mine[kept], present[kept], best[kept]
-    move = np.zeros((len(front), 2), np.float32)
-    for to_x, to_y in ((1, 0), (-1, 0), (0, 1), (0, -1)):
-        difference = rows[(y + to_y) * width + x + to_x]
+    kept &= (np.abs(field_x.take(front.cell) - front.x) > 0.5) | (np.abs(field_y.take(front.cell) - front.y) > 0.5)
+
+    def cost_of(at: Indices, mine: Plane) -> Plane:
+        difference = rows.take(at, axis=0)
         difference -= mine
-        cost = np.einsum("ij,ij->i", difference, difference)
-        better = cost < best
-        best[better] = cost[better]
-        move[better] = to_x, to_y
-    kept = best < present
-    front, best, move = front[kept], best[kept], move[kept]
+        return cast("Plane", np.einsum("ij,ij->i", difference, difference))
+
+    # From here on, numbers into `front` instead of ever smaller copies of it.
+    which = np.flatnonzero(kept)
+    at, mine = (y * width + x).take(which), rows.take((own_y * width + own_x).take(which), axis=0)
+    present = field_cost.take(front.cell.take(which))
+    best = cost_of(at, mine)
+    near = np.flatnonzero(best < FAR * present)
+    which, at, present, best = which[near], at[near], present[near], best[near]
+    mine = mine.take(near, axis=0)
+    moved = np.zeros(len(at), np.int8)
+    for move, (to_x, to_y) in enumerate(_MOVES[1:], 1):
+        cost = cost_of(at + np.int32(to_y * width + to_x), mine)
+        moved[cost < best] = move
+        best = np.minimum(best, cost)
+    better = np.flatnonzero(best < present)
+    which, best, moved = which[better], best[better], moved[better]
     # Of several proposals to one cell, the best.
-    cell = front.row.astype(np.int64) * field.x.shape[1] + front.column
+    cell = front.cell[which]
     order = np.lexsort((best, cell))
     order = order[np.diff(cell[order], prepend=-1) != 0]
-    front, best, move = front[order], best[order], move[order]
-    front = _Front(front.row, front.column, front.x + move[:, 0], front.y + move[:, 1], front.linear, front.root)
-    field.cost[front.row, front.column] = best
-    field.x[front.row, front.column] = front.x
-    field.y[front.row, front.column] = front.y
-    field.root[front.row, front.column] = front.root
+    front, best, (to_x, to_y) = front[which[order]], best[order], np.array(_MOVES, np.float32)[moved[order]].T
+    front = _Front(front.cell, front.x + to_x, front.y + to_y, front.root)
+    field_cost[front.cell] = best
+    field_x[front.cell] = front.x
+    field_y[front.cell] = front.y
+    field_root[front.cell] = front.root
     return front
 
 
-def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], apart: float) -> _Front:
-    """Matches of extrema with those of the others that resemble them most, moved only, rotated and mirrored."""
+def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], apart: float) -> tuple[_Front, Plane]:
+    """Matches of extrema with those of the others that resemble them most, moved only, rotated and mirrored.
+
+    And float32 (n, 4), how the surroundings of each go along: where steps to the right and down lead, (x, y, x, y).
+    """
     height, width = strength.shape[1:]
     kernel = np.ones((SEED_WINDOW, SEED_WINDOW), np.uint8)
     extreme = np.zeros((height, width), np.bool_)
@@ -372,9 +376,8 @@ def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
         points = points[np.linspace(0, len(points) - 1, MAX_SEEDS).astype(np.int64)]
     if len(points) < 2:
         nothing = np.empty(0, np.float32)
-        return _Front(
-            *(nothing.astype(np.int32),) * 2, nothing, nothing, np.empty((0, 4), np.float32), nothing.astype(np.int32)
-        )
+        none = nothing.astype(np.int32)
+        return _Front(none, nothing, nothing, none), np.empty((0, 4), np.float32)
     described = features.reshape(-1, features.shape[2])[points]
     wanted = min(SEED_NEIGHBOURS + 1, len(points))
     cv2.setRNGSeed(_SEED)
@@ -390,14 +393,14 @@ def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
     linear, supported = _linear_of(features, direction, points[a], points[b])
     a, b, linear = a[supported], b[supported], linear[supported]
     in_x, in_y = (x[a] % STRIDE).astype(np.float32), (y[a] % STRIDE).astype(np.float32)
-    return _Front(
-        (y[a] // STRIDE).astype(np.int32),
-        (x[a] // STRIDE).astype(np.int32),
+    columns = (width + STRIDE - 1) // STRIDE
+    seeds = _Front(
+        (y[a] // STRIDE * columns + x[a] // STRIDE).astype(np.int32),
         x[b].astype(np.float32) - in_x * linear[:, 0] - in_y * linear[:, 2],
         y[b].astype(np.float32) - in_x * linear[:, 1] - in_y * linear[:, 3],
-        linear,
         np.arange(len(a), dtype=np.int32),
     )
+    return seeds, linear
 
 
 def _linear_of(
@@ -467,8 +470,10 @@ def _linear_parts(field: _Field, worth: Plane) -> list[tuple[Floats, Floats, Flo
         fitted = _robust_fit(p[members], q[members])
         if fitted is None:
             continue
-        low, high = p[members].min(axis=0) - GATHER, p[members].max(axis=0) + GATHER
-        around = free & (p >= low).all(axis=1) & (p <= high).all(axis=1)
+        around = free.copy()
+        for coordinate in p.T:
+            own = coordinate[members]
+            around &= (coordinate >= own.min() - GATHER) & (coordinate <= own.max() + GATHER)
         around[around] = errors(fitted, p[around], q[around]) < FIT_TOLERANCE
         fitted = _robust_fit(p[around], q[around])
         if fitted is None:

@@ -80,7 +80,8 @@ def apply(transform: Floats, points: Floats) -> Floats:
 
 def errors(transform: Floats, p: Floats, q: Floats) -> Floats:
     """Distance of each mapped `p` from its `q`, (n,)."""
-    return cast("Floats", np.linalg.norm(apply(transform, p) - q, axis=1))
+    x, y = (apply(transform, p) - q).T
+    return cast("Floats", np.hypot(x, y))
 
 
 def least_squares(p: Floats, q: Floats) -> Floats:

@@ -114,6 +114,11 @@ class Keypoints:
     def __len__(self) -> int:
         return len(self.places)
 
+    @classmethod
+    def none(cls) -> Keypoints:
+        """No keypoints."""
+        return cls(np.empty((0, 2)), np.empty(0), np.empty(0), np.empty((0, 128), np.float32))
+
 
 @dataclass(frozen=True, slots=True)
 class _Matches:
@@ -138,7 +143,7 @@ def find_keypoints(grey: NDArray[np.uint8], *, max_keypoints: int, contrast_thre
     found = detector.detect(grey, None)
     kept = _spread(found, grey, max_keypoints)
     if not kept:
-        return Keypoints(np.empty((0, 2)), np.empty(0), np.empty(0), np.empty((0, 128), np.float32))
+        return Keypoints.none()
     describer = cv2.SIFT.create(sigma=DESCRIBED_SIGMA)
     described, raw = describer.compute(grey, [_in_coarser_octave(found[i]) for i in kept])
     descriptors = np.asarray(raw, np.float32)
@@ -179,9 +184,9 @@ def _spread(found: Sequence[cv2.KeyPoint], grey: NDArray[np.uint8], max_keypoint
 
 
 def match_keypoints(
-    keypoints: Keypoints, shape: tuple[int, int], *, gap_ratio: float, mirrored: bool = True
+    keypoints: Keypoints, shape: tuple[int, int], *, gap_ratio: float, mirrored: bool = False
 ) -> tuple[int, list[CandidateMap]]:
-    """Number of matches, and the maps that clusters of them follow, mirrored ones last if they are sought.
+    """Number of matches, and the maps that clusters of them follow: of copies as they are, or of mirrored ones.
 
     OpenCV's generator of random numbers (of this thread) is seeded.
     """
@@ -194,13 +199,10 @@ def match_keypoints(
     index = cv2.flann_Index(  # type: ignore[attr-defined]  # missing from OpenCV's stubs
         _along(axes, keypoints.descriptors), {"algorithm": _KDTREE, "trees": 1}
     )
-    count, maps = 0, []
-    for turned in (False, True) if mirrored else (False,):
-        matches = _match(keypoints, index, axes, longer_side, gap_ratio=gap_ratio, mirrored=turned)
-        count += len(matches)
-        if len(matches) >= MIN_INLIERS:
-            maps += _fit_maps(matches, _cluster(matches, diagonal), longer_side)
-    return count, maps
+    matches = _match(keypoints, index, axes, longer_side, gap_ratio=gap_ratio, mirrored=mirrored)
+    if len(matches) < MIN_INLIERS:
+        return len(matches), []
+    return len(matches), _fit_maps(matches, _cluster(matches, diagonal), longer_side)
 
 
 @cache

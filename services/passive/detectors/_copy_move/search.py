@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from threading import Event
 from typing import Final, Literal, cast
 
 import cv2
@@ -30,6 +33,7 @@ from services.passive.detectors._copy_move.keypoints import (
     GAP_RATIO,
     MAX_KEYPOINTS,
     MIN_INLIERS,
+    Keypoints,
     find_keypoints,
     match_keypoints,
 )
@@ -46,7 +50,8 @@ LARGE: Final = 240.0
 MIDDLE: Final = 128.0
 DOUBT: Final = 0.05
 """Of a map whose points cover more pixels than `LARGE` in any direction, what lies within so many around the middle is
-verified first; the whole of it only from this score on: two large things that merely look alike do so there as well."""
+verified first; the whole of it only if little of that agrees, or from this score on: two large things that merely look
+alike do so there as well."""
 WORTH_TELLING: Final = 0.1
 """Below this score it is not asked which of the two is the copy: neither is."""
 CERTAIN: Final = 0.8
@@ -148,27 +153,33 @@ def find_copy_moves(
     plane = grey.astype(np.float32)
     chroma = _chroma(rgb)
     found: list[Verified] = []
-    count = matches = 0
+    keypoints = Keypoints.none()
+    matches = 0
     if by_keypoints:
         factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
         small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
         keypoints = find_keypoints(
             small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
         )
-        count = len(keypoints)
-        matches, maps = match_keypoints(
-            keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio, mirrored=mirrored
-        )
-        maps = [_enlarged(candidate, 1.0 / factor) for candidate in maps]
-        found = _verified(plane, chroma, maps, found)
-    dense = dense_pixels > 0 and not any(score >= CERTAIN for score in scores_of(found))
-    if dense:
-        maps = find_dense_maps(rgb, max_pixels=dense_pixels, known=[verified.transform for verified in found])
-        found = _verified(plane, chroma, maps, found)
+    dense = dense_pixels > 0
+    enough = Event()
+    with ThreadPoolExecutor(2) as pool:
+        dense_maps = pool.submit(find_dense_maps, rgb, max_pixels=dense_pixels, enough=enough) if dense else None
+        if by_keypoints:
+            match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
+            turned = pool.submit(match, mirrored=True) if mirrored else None
+            for count, maps in (match(), *([turned.result()] if turned else [])):
+                matches += count
+                found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in maps], found)
+        if any(score >= CERTAIN for score in scores_of(found)):
+            dense = False
+            enough.set()
+        if dense and dense_maps is not None:
+            found = _verified(plane, chroma, dense_maps.result(), found)
     scores = scores_of(found)
     regions = [_region(plane, verified, score) for verified, score in zip(found, scores, strict=True)]
     regions.sort(key=lambda region: (-region.score, -region.area_px))
-    return CopyMoveResult(keypoints=count, matches=matches, dense=dense, regions=tuple(regions))
+    return CopyMoveResult(keypoints=len(keypoints), matches=matches, dense=dense, regions=tuple(regions))
 
 
 def _enlarged(candidate: CandidateMap, factor: float) -> CandidateMap:
@@ -193,26 +204,22 @@ def _chroma(rgb: NDArray[np.uint8]) -> list[Plane]:
 def _verified(
     grey: Plane,
     chroma: Sequence[Plane],
-    maps: Iterable[CandidateMap],
+    maps: Sequence[CandidateMap],
     found: Sequence[Verified],
 ) -> list[Verified]:
     """What was found, and those of the maps that the pixels bear out and that are not known yet."""
     result = list(found)
-    large: list[int] = []
     for candidate in maps:
         if any(_same(candidate, known) for known in result):
             continue
         middle = _middle_of(candidate)
         verified = None if middle is None else verify(grey, chroma, candidate, part=middle)
-        if verified is not None:
-            large.append(len(result))
-        else:
+        if verified is None or verified.copy_mask.sum() < MIDDLE * MIDDLE / 2:
             verified = verify(grey, chroma, candidate)
         if verified is not None:
             result.append(verified)
-    scores = scores_of(result)
-    for index in large:
-        if scores[index] >= DOUBT:
+    for index, score in enumerate(scores_of(result)):
+        if not result[index].whole and score >= DOUBT:
             result[index] = verify(grey, chroma, result[index].candidate) or result[index]
     return result
 
@@ -233,10 +240,11 @@ def _same(candidate: CandidateMap, known: Verified) -> bool:
         (known.transform, known.source_mask, known.candidate.p),
         (inverse(known.transform), known.copy_mask, known.candidate.q),
     ):
-        # Of a large one only the middle may have been looked at.
-        inside = ((candidate.p >= points.min(axis=0)) & (candidate.p <= points.max(axis=0))).all(axis=1)
+        inside = mask[y, x]
+        if not known.whole:
+            inside |= ((candidate.p >= points.min(axis=0)) & (candidate.p <= points.max(axis=0))).all(axis=1)
         moved_alike = errors(transform, candidate.p, candidate.q) < SAME_MAP_PIXELS
-        if np.mean((mask[y, x] | inside) & moved_alike) > 0.5:
+        if np.mean(inside & moved_alike) > 0.5:
             return True
     return False
 

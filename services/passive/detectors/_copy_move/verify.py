@@ -170,9 +170,18 @@ class Measurements:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verified:
-    """A map that the pixels bear out: masks bool (height, width), points as of the candidate, `transform` refined."""
+    """A map that the pixels bear out.
+
+    Attributes:
+        candidate: the map as it was found.
+        whole: whether all of it was looked at, not a part.
+        transform: float64 (2, 3), refined.
+        source_mask, copy_mask: bool (height, width).
+        measurements: how exactly the two agree.
+    """
 
     candidate: CandidateMap
+    whole: bool
     transform: Floats
     source_mask: Mask
     copy_mask: Mask
@@ -236,6 +245,7 @@ def verify(
     )
     return Verified(
         candidate=candidate,
+        whole=part is None,
         transform=to_copy,
         source_mask=source_mask,
         copy_mask=copy_mask,
