@@ -1,4 +1,4 @@
-"""What training loops share: being asked to stop, an average of weights, checkpoints, the curve."""
+"""What training loops share: being asked to stop, a run's state, its checkpoints and averaged weights, the curve."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType, MappingProxyType
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Curve", "Stop", "blend", "read_checkpoint", "write_checkpoint"]
+__all__ = ["Curve", "Run", "Stop", "blend", "read_checkpoint", "write_checkpoint"]
+
+Network = TypeVar("Network", bound=nn.Module)
 
 _NAME = "latest.pt"
 
@@ -62,6 +64,74 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
     path = folder / _NAME
     state: dict[str, Any] | None = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else None
     return state
+
+
+class Run(Generic[Network]):
+    """A network that learns, its optimiser, and the average of its weights: in memory and in a checkpoint.
+
+    Args:
+        network: it, on its device, with the weights that a new run begins with.
+        optimiser: of its weights.
+        folder: of the checkpoint, from which the run goes on; None keeps none.
+        settings: the run's, as JSON; they are kept in the checkpoint.
+        ema: share of the averaged weights that stays at each step.
+        largest_gradient: norm that gradients are cut to.
+
+    Attributes:
+        step, seen, seconds: how many steps were done, of how many examples, in what time.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        optimiser: torch.optim.Optimizer,
+        *,
+        folder: Path | None,
+        settings: str,
+        ema: float,
+        largest_gradient: float,
+    ) -> None:
+        self.network, self.optimiser = network, optimiser
+        self.step, self.seen, self.seconds = 0, 0, 0.0
+        self._folder, self._settings, self._ema, self._largest_gradient = folder, settings, ema, largest_gradient
+        state = read_checkpoint(folder) if folder is not None else None
+        if state is not None:
+            network.load_state_dict(state["network"])
+            optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seen, self.seconds = int(state["step"]), int(state["seen"]), float(state["seconds"])
+        self._average = {name: value.detach().clone() for name, value in network.state_dict().items()}
+        if state is not None:
+            for name, value in self._average.items():
+                value.copy_(state["average"][name])
+
+    def descend(self, loss: Tensor, *, seen: int) -> None:
+        """One step down a loss that so many examples gave."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self._largest_gradient)
+        self.optimiser.step()
+        self.step, self.seen = self.step + 1, self.seen + seen
+        blend(self._average, self.network.state_dict(), ema=self._ema, step=self.step)
+
+    def average_in(self, network: Network) -> Network:
+        """Another network of the same kind, with the averaged weights, for inference."""
+        network.load_state_dict(self._average)
+        return network.eval()
+
+    def save(self) -> None:
+        """Writes the checkpoint."""
+        if self._folder is None:
+            return
+        state = {
+            "config": self._settings,
+            "network": self.network.state_dict(),
+            "average": self._average,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seen": self.seen,
+            "seconds": self.seconds,
+        }
+        write_checkpoint(self._folder, state)
 
 
 class Curve:

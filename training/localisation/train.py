@@ -21,9 +21,9 @@ from training.localisation.losses import Truth, loss_of
 from training.localisation.network import Localiser
 from training.localisation.samples import Sampler
 from training.localisation.store import Store
-from training.loops import Curve, Stop, blend
+from training.loops import Curve, Run, Stop
 
-__all__ = ["Batch", "Batches", "latest_checkpoint", "load_average", "new_network", "train"]
+__all__ = ["Batch", "Batches", "load_average", "new_network", "train"]
 
 _MOMENTUM: Final = 0.98
 """Share of the old value in the curve's running means."""
@@ -91,12 +91,6 @@ def new_network(config: RunConfig) -> Localiser:
     return Localiser(learned=config.learned_filters, backbone=config.backbone, width=config.width, traces=config.traces)
 
 
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint of a run that was written last, if there is one."""
-    path = folder / "latest.pt"
-    return path if path.exists() else None
-
-
 def load_average(checkpoint: Path) -> tuple[Localiser, int]:
     """The averaged network of a checkpoint, for inference, and its step."""
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -105,43 +99,25 @@ def load_average(checkpoint: Path) -> tuple[Localiser, int]:
     return network.eval(), int(state["step"])
 
 
-class _Run:
-    """A run's state, in memory and in its checkpoint."""
+class _Run(Run[Localiser]):
+    """A run on forged and untouched crops."""
 
     def __init__(self, config: RunConfig, folder: Path, device: torch.device, weights: Path | None) -> None:
-        self.config, self.folder, self.device = config, folder, device
-        self.step, self.crops, self.seconds = 0, 0, 0.0
-        self.network = new_network(config).to(device, memory_format=torch.channels_last)
+        self.config, self.device = config, device
+        network = new_network(config).to(device, memory_format=torch.channels_last)
         if weights is not None:
-            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["average"])
-        self.average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        decayed = [value for value in self.network.parameters() if value.ndim > 1]
-        plain = [value for value in self.network.parameters() if value.ndim <= 1]
+            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True)["average"])
+        decayed = [value for value in network.parameters() if value.ndim > 1]
+        plain = [value for value in network.parameters() if value.ndim <= 1]
         groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-        self.optimiser = torch.optim.AdamW(groups, fused=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        found = latest_checkpoint(folder)
-        if found:
-            state = torch.load(found, map_location="cpu", weights_only=True)
-            self.network.load_state_dict(state["network"])
-            self.average = {name: value.to(device) for name, value in state["average"].items()}
-            self.optimiser.load_state_dict(state["optimiser"])
-            self.step, self.crops, self.seconds = int(state["step"]), int(state["crops"]), float(state["seconds"])
-
-    def save(self) -> None:
-        """Writes the checkpoint under another name first: a run that dies while writing has the one before."""
-        partial = self.folder / "latest.partial"
-        state = {
-            "config": self.config.model_dump_json(),
-            "network": self.network.state_dict(),
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "crops": self.crops,
-            "seconds": self.seconds,
-        }
-        torch.save(state, partial)
-        partial.replace(self.folder / "latest.pt")
+        super().__init__(
+            network,
+            torch.optim.AdamW(groups, fused=True),
+            folder=folder,
+            settings=config.model_dump_json(),
+            ema=config.ema,
+            largest_gradient=_LARGEST_GRADIENT,
+        )
 
     def advance(self, batch: Batch, learning_rate: float, *, deep: bool) -> dict[str, float]:
         """One step of the whole network, or of what reads the traces; what it cost and how well it judged."""
@@ -153,12 +129,7 @@ class _Run:
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.config.bfloat16):
             output = self.network(images) if deep else self.network.read_traces(images)
         losses = loss_of(output, truth)
-        self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-        self.optimiser.step()
-        self.step, self.crops = self.step + 1, self.crops + len(images)
-        blend(self.average, self.network.state_dict(), ema=self.config.ema, step=self.step)
+        self.descend(losses.total, seen=len(images))
         parts = ("total", "traces", "mask", "dice", "edge", "reliability", "classes")
         values = {name: float(getattr(losses, name).detach()) for name in parts}
         values.update(_scores(output.mask.detach(), output.classes.detach(), truth))
@@ -216,7 +187,7 @@ def train(
         values = run.advance(batch, stage.rate(since), deep=stage.deep)
         curve.add(values)
         if run.step % config.report_every == 0:
-            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "crops": run.crops}
+            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "crops": run.seen}
             curve.write(facts)
         if run.step % config.checkpoint_every == 0:
             run.save()

@@ -18,20 +18,21 @@ from services.faces.attributes._network import normalised
 from training.faces.attributes.config import RunConfig
 from training.faces.attributes.network import AGES, AttributeNetwork, load_age_network
 from training.faces.attributes.views import learned_view
-from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Run, Stop, read_checkpoint
 
 __all__ = ["Batches", "Labelled", "answers", "load_average", "overfit", "train", "use_threads"]
 
 RGB = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 
 _MOMENTUM: Final = 0.98
 _LARGEST_GRADIENT: Final = 2.0
 _CURVE: Final = ("step", "seconds", "loss", "gender", "age", "accuracy", "chosen_gender", "chosen_age", "wild_gender")
 
 
-Batches = Callable[[int, int], tuple[RGB, NDArray[np.int64], NDArray[np.int64]]]
-"""From a step's number and a size to chips, uint8 (size, 64, 64, 3), whether male, and years, -1 where unknown."""
+Batches = Callable[[int, int], tuple[RGB, Floats, NDArray[np.int64]]]
+"""From a step's number and a size: chips, uint8 (size, 64, 64, 3), probabilities of male, and years, -1 if unknown."""
 
 
 class Labelled:
@@ -39,18 +40,18 @@ class Labelled:
 
     Args:
         patches: uint8 (n, 112, 112, 3).
-        male: 0 or 1, (n,).
+        male: probabilities, 0 or 1 where they are certain, (n,).
         years: (n,).
         seed: with a step's number it decides the step's batch.
     """
 
-    def __init__(self, patches: RGB, male: Sequence[int], years: Sequence[int], *, seed: int) -> None:
+    def __init__(self, patches: RGB, male: Sequence[float], years: Sequence[int], *, seed: int) -> None:
         self._patches, self._seed = patches, seed
-        self._male, self._years = np.asarray(male, np.int64), np.asarray(years, np.int64)
+        self._male, self._years = np.asarray(male, np.float32), np.asarray(years, np.int64)
         self._turn, self._permuted = -1, np.zeros(0, np.int64)
 
-    def batch(self, step: int, size: int) -> tuple[RGB, NDArray[np.int64], NDArray[np.int64]]:
-        """Chips, uint8 (size, 64, 64, 3), their gender labels and their years: every face once, and then again."""
+    def batch(self, step: int, size: int) -> tuple[RGB, Floats, NDArray[np.int64]]:
+        """Chips, uint8 (size, 64, 64, 3), probabilities of male, and years: every face once, and then again."""
         count = len(self._patches)
         places = np.arange(step * size, (step + 1) * size)
         chosen = np.array([self._order(int(place) // count)[int(place) % count] for place in places])
@@ -61,7 +62,7 @@ class Labelled:
     def mixed(self, others: Labelled, share: float) -> Batches:
         """Batches of which a share is drawn from others."""
 
-        def batch(step: int, size: int) -> tuple[RGB, NDArray[np.int64], NDArray[np.int64]]:
+        def batch(step: int, size: int) -> tuple[RGB, Floats, NDArray[np.int64]]:
             count = round(size * share)
             chips, male, years = self.batch(step, size - count)
             more_chips, more_male, more_years = others.batch(step, count)
@@ -110,8 +111,17 @@ def answers(network: AttributeNetwork, chips: RGB, *, batch: int = 256) -> tuple
 def losses(
     gender_odds: Tensor, age_odds: Tensor, male: Tensor, years: Tensor, config: RunConfig
 ) -> tuple[Tensor, Tensor]:
-    """Of gender: cross-entropy. Of age: cross-entropy with ages near the label, and the expected age's distance."""
-    gender = functional.cross_entropy(gender_odds, male, label_smoothing=config.smoothing)
+    """Of gender: cross-entropy. Of age: cross-entropy with ages near the label, and the expected age's distance.
+
+    Args:
+        gender_odds: log odds, (n, 2).
+        age_odds: likewise, (n, 81).
+        male: probability that is to be learned, float (n,).
+        years: likewise, -1 where unknown, (n,).
+        config: the run's settings.
+    """
+    wanted = torch.stack([1 - male, male], dim=1)
+    gender = functional.cross_entropy(gender_odds, wanted, label_smoothing=config.smoothing)
     ages = torch.arange(AGES, dtype=torch.float32)
     known = years >= 0
     if not known.any():
@@ -185,55 +195,38 @@ def overfit(
     return [run.advance(*batch)["gender"] for _ in range(steps)]
 
 
-class _Run:
-    """A run's state, in memory and in its checkpoint."""
+class _Run(Run[AttributeNetwork]):
+    """A run on labelled faces."""
 
     def __init__(self, config: RunConfig, folder: Path | None, start: Path | AttributeNetwork) -> None:
         torch.manual_seed(config.seed)
-        self.config, self._folder = config, folder
-        self.step, self.seconds = 0, 0.0
+        self.config = config
         network = AttributeNetwork(config.dropout)
-        state = read_checkpoint(folder) if folder is not None else None
-        if state is None and isinstance(start, AttributeNetwork):
+        if isinstance(start, AttributeNetwork):
             network.load_state_dict(start.state_dict())
-        elif state is None:
+        else:
             load_age_network(network, start)
-        self.network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)
         new = list(network.gender.parameters())
         known = [value for name, value in network.named_parameters() if not name.startswith("gender.")]
-        self._optimiser = torch.optim.AdamW([{"params": known}, {"params": new}], weight_decay=config.weight_decay)
-        self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        if state is not None:
-            self.network.load_state_dict(state["network"])
-            self._average = dict(state["average"])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-            torch.manual_seed(config.seed + self.step)
-
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        if self._folder is None:
-            return
-        state = {
-            "config": self.config.model_dump_json(),
-            "network": self.network.state_dict(),
-            "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        write_checkpoint(self._folder, state)
+        super().__init__(
+            network,
+            torch.optim.AdamW([{"params": known}, {"params": new}], weight_decay=config.weight_decay),
+            folder=folder,
+            settings=config.model_dump_json(),
+            ema=config.ema,
+            largest_gradient=_LARGEST_GRADIENT,
+        )
+        torch.manual_seed(config.seed + self.step)
 
     def averaged(self) -> AttributeNetwork:
         """A copy with the averaged weights."""
-        network = AttributeNetwork()
-        network.load_state_dict(self._average)
-        return network.to(memory_format=torch.channels_last).eval()
+        return self.average_in(AttributeNetwork()).to(memory_format=torch.channels_last)
 
-    def advance(self, chips: RGB, male: NDArray[np.int64], years: NDArray[np.int64]) -> dict[str, float]:
+    def advance(self, chips: RGB, male: Floats, years: NDArray[np.int64]) -> dict[str, float]:
         """One step; what the batch cost and how many genders were told right."""
         rates = self.config.learning_rate, self.config.new_learning_rate
-        for group, highest in zip(self._optimiser.param_groups, rates, strict=True):
+        for group, highest in zip(self.optimiser.param_groups, rates, strict=True):
             group["lr"] = highest * self.config.rate(self.step)
         self.network.train()
         wanted = torch.from_numpy(male)
@@ -241,13 +234,8 @@ class _Run:
             gender_odds, age_odds = self.network(_tensor(chips))
         gender, age = losses(gender_odds.float(), age_odds.float(), wanted, torch.from_numpy(years), self.config)
         loss = gender + self.config.age_weight * age
-        self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-        self._optimiser.step()
-        self.step += 1
-        blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
-        right = (gender_odds.detach().argmax(dim=1) == wanted).float().mean()
+        self.descend(loss, seen=len(chips))
+        right = (gender_odds.detach().argmax(dim=1) == (wanted > 0.5)).float().mean()
         return {
             "loss": float(loss.detach()),
             "gender": float(gender.detach()),

@@ -17,7 +17,7 @@ from torch.nn import functional
 from training.faces.realfake.config import RunConfig
 from training.faces.realfake.network import RealFake, load_facenet
 from training.faces.realfake.samples import Batch, Sampler
-from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Run, Stop, read_checkpoint
 
 __all__ = ["load_average", "log_odds", "overfit", "train", "use_threads"]
 
@@ -95,7 +95,7 @@ def train(
         curve.add(values)
         judged = {"calibrate_auc": judge(run.averaged())} if run.step % config.judge_every == 0 else {}
         if run.step % config.report_every == 0:
-            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.faces}
+            facts = {"step": run.step, "side": stage.side, "seconds": round(run.seconds), "faces": run.seen}
             curve.write(facts, judged)
         if run.step % config.checkpoint_every == 0:
             run.save()
@@ -118,50 +118,32 @@ def _new(config: RunConfig) -> RealFake:
     return RealFake(detail=config.detail, seams=config.seams, dropout=config.dropout)
 
 
-class _Run:
-    """A run's state, in memory and in its checkpoint."""
+class _Run(Run[RealFake]):
+    """A run on real, fake and blended faces."""
 
     def __init__(self, config: RunConfig, folder: Path | None, start: Path | RealFake) -> None:
         torch.manual_seed(config.seed)
-        self.config, self._folder = config, folder
-        self.step, self.faces, self.seconds = 0, 0, 0.0
+        self.config = config
         network = _new(config)
-        state = read_checkpoint(folder) if folder is not None else None
-        if state is None and isinstance(start, RealFake):
+        if isinstance(start, RealFake):
             network.begin_with(start)
-        elif state is None:
+        else:
             load_facenet(network.trunk, start)
-        self.network = network.to(memory_format=torch.channels_last)
-        new = [value for name, value in self.network.named_parameters() if not name.startswith("trunk.")]
-        groups = [{"params": list(self.network.trunk.parameters())}, {"params": new}]
-        self._optimiser = torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
-        self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        if state is not None:
-            self.network.load_state_dict(state["network"])
-            self._average = dict(state["average"])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self.step, self.faces, self.seconds = int(state["step"]), int(state["faces"]), float(state["seconds"])
-
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        if self._folder is None:
-            return
-        state = {
-            "config": self.config.model_dump_json(),
-            "network": self.network.state_dict(),
-            "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
-            "step": self.step,
-            "faces": self.faces,
-            "seconds": self.seconds,
-        }
-        write_checkpoint(self._folder, state)
+        network = network.to(memory_format=torch.channels_last)
+        new = [value for name, value in network.named_parameters() if not name.startswith("trunk.")]
+        groups = [{"params": list(network.trunk.parameters())}, {"params": new}]
+        super().__init__(
+            network,
+            torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True),
+            folder=folder,
+            settings=config.model_dump_json(),
+            ema=config.ema,
+            largest_gradient=_LARGEST_GRADIENT,
+        )
 
     def averaged(self) -> RealFake:
         """A copy with the averaged weights."""
-        network = _new(self.config)
-        network.load_state_dict(self._average)
-        return network.to(memory_format=torch.channels_last).eval()
+        return self.average_in(_new(self.config)).to(memory_format=torch.channels_last)
 
     def advance(self, batch: Batch) -> dict[str, float]:
         """One step; what the batch cost and how much of it was told right."""
@@ -169,7 +151,7 @@ class _Run:
         faces, fake = _tensor(batch.faces), torch.from_numpy(batch.fake).float()
         rate = self.config.rate(self.step)
         for group, highest in zip(
-            self._optimiser.param_groups, (self.config.learning_rate, self.config.new_learning_rate), strict=True
+            self.optimiser.param_groups, (self.config.learning_rate, self.config.new_learning_rate), strict=True
         ):
             group["lr"] = highest * rate
         self.network.train()
@@ -187,12 +169,7 @@ class _Run:
             )
             values["seam_loss"] = float(missed.detach())
             whole = loss + self.config.seam_weight * missed
-        self._optimiser.zero_grad(set_to_none=True)
-        whole.backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-        self._optimiser.step()
-        self.step, self.faces = self.step + 1, self.faces + len(faces)
-        blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
+        self.descend(whole, seen=len(faces))
         self.seconds += time.monotonic() - began
         right = ((odds.detach() > 0) == (fake > 0.5)).float().mean()
         return values | {"accuracy": float(right)}

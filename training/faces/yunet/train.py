@@ -26,7 +26,7 @@ from torch.nn import functional
 from training.faces.yunet.config import RunConfig
 from training.faces.yunet.network import HINTS, OUTPUTS, STRIDES, Maps, YuNet
 from training.faces.yunet.scenes import SceneMaker
-from training.loops import Curve, Stop, blend, read_checkpoint, write_checkpoint
+from training.loops import Curve, Run, Stop, read_checkpoint
 
 __all__ = ["Teacher", "distance", "hint_distance", "load_average", "train"]
 
@@ -193,48 +193,33 @@ def train(
     return run.step
 
 
-class _Run:
-    """A run's state, in memory and in its checkpoint."""
+class _Run(Run[YuNet]):
+    """A run behind a teacher."""
 
     def __init__(self, config: RunConfig, folder: Path, start: YuNet | None = None) -> None:
         torch.manual_seed(config.seed)
-        self.config, self._folder = config, folder
-        self.step, self.seconds = 0, 0.0
+        self.config = config
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         network = YuNet()
         if start is not None:
             network.load_state_dict(start.state_dict())
-        self.network = network.to(self._device, memory_format=torch.channels_last)
-        self._optimiser = torch.optim.AdamW(self.network.parameters(), weight_decay=config.weight_decay)
-        self._average = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        state = read_checkpoint(folder)
-        if state is not None:
-            self.network.load_state_dict(state["network"])
-            self._average = dict(state["average"])
-            self._optimiser.load_state_dict(state["optimiser"])
-            self.step, self.seconds = int(state["step"]), float(state["seconds"])
-
-    def save(self) -> None:
-        """Writes the checkpoint."""
-        state = {
-            "config": self.config.model_dump_json(),
-            "network": self.network.state_dict(),
-            "average": self._average,
-            "optimiser": self._optimiser.state_dict(),
-            "step": self.step,
-            "seconds": self.seconds,
-        }
-        write_checkpoint(self._folder, state)
+        network = network.to(self._device, memory_format=torch.channels_last)
+        super().__init__(
+            network,
+            torch.optim.AdamW(network.parameters(), weight_decay=config.weight_decay),
+            folder=folder,
+            settings=config.model_dump_json(),
+            ema=config.ema,
+            largest_gradient=_LARGEST_GRADIENT,
+        )
 
     def averaged(self) -> YuNet:
         """A copy with the averaged weights."""
-        network = YuNet()
-        network.load_state_dict(self._average)
-        return network.eval()
+        return self.average_in(YuNet())
 
     def advance(self, pictures: NDArray[np.float32], teacher: Teacher) -> dict[str, float]:
         """One step; the loss and its parts."""
-        for group in self._optimiser.param_groups:
+        for group in self.optimiser.param_groups:
             group["lr"] = self.config.rate(self.step)
         self.network.train()
         if self.config.frozen_norms:
@@ -249,12 +234,7 @@ class _Run:
         far = distance(maps, wanted, self.config)
         far["hints"] = hint_distance(features, wanted)
         far["loss"] = far["loss"] + self.config.hints(self.step) * far["hints"]
-        self._optimiser.zero_grad(set_to_none=True)
-        far["loss"].backward()
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), _LARGEST_GRADIENT)
-        self._optimiser.step()
-        self.step += 1
-        blend(self._average, self.network.state_dict(), ema=self.config.ema, step=self.step)
+        self.descend(far["loss"], seen=len(pictures))
         return {name: float(value.detach()) for name, value in far.items()}
 
 
