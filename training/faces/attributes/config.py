@@ -17,7 +17,6 @@ class RunConfig(BaseModel):
     Attributes:
         start: name of the run whose averaged network this one begins with; None begins with the age network.
         wild: share of each batch whose gender another network told (`wild.py`), and whose age nobody knows.
-        taught: share of a gender label that is a teacher's word (`teaching.py`).
         seed: of the new weights and of the views.
         steps: how many.
         batch: faces a step.
@@ -36,7 +35,6 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     start: str | None = None
     wild: float = Field(0.0, ge=0, lt=1)
-    taught: float = Field(0.0, ge=0, le=1)
     seed: int
     steps: int = Field(ge=1)
     batch: int = Field(ge=2)

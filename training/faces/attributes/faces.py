@@ -63,12 +63,6 @@ class LabelledFace:
     race: str
     dhash: str
 
-    @property
-    def date(self) -> str:
-        """In its name; empty without one."""
-        label = _NAME.match(self.name)
-        return label[4] if label else ""
-
 
 _COLUMNS: Final = tuple(field.name for field in fields(LabelledFace))
 

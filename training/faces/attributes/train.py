@@ -24,15 +24,14 @@ __all__ = ["Batches", "Labelled", "answers", "load_average", "overfit", "train",
 
 RGB = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
 
 _MOMENTUM: Final = 0.98
 _LARGEST_GRADIENT: Final = 2.0
 _CURVE: Final = ("step", "seconds", "loss", "gender", "age", "accuracy", "chosen_gender", "chosen_age", "wild_gender")
 
 
-Batches = Callable[[int, int], tuple[RGB, Floats, NDArray[np.int64]]]
-"""From a step's number and a size: chips, uint8 (size, 64, 64, 3), probabilities of male, and years, -1 if unknown."""
+Batches = Callable[[int, int], tuple[RGB, NDArray[np.int64], NDArray[np.int64]]]
+"""From a step's number and a size to chips, uint8 (size, 64, 64, 3), whether male, and years, -1 where unknown."""
 
 
 class Labelled:
@@ -40,18 +39,18 @@ class Labelled:
 
     Args:
         patches: uint8 (n, 112, 112, 3).
-        male: probabilities, 0 or 1 where they are certain, (n,).
+        male: 0 or 1, (n,).
         years: (n,).
         seed: with a step's number it decides the step's batch.
     """
 
-    def __init__(self, patches: RGB, male: Sequence[float], years: Sequence[int], *, seed: int) -> None:
+    def __init__(self, patches: RGB, male: Sequence[int], years: Sequence[int], *, seed: int) -> None:
         self._patches, self._seed = patches, seed
-        self._male, self._years = np.asarray(male, np.float32), np.asarray(years, np.int64)
+        self._male, self._years = np.asarray(male, np.int64), np.asarray(years, np.int64)
         self._turn, self._permuted = -1, np.zeros(0, np.int64)
 
-    def batch(self, step: int, size: int) -> tuple[RGB, Floats, NDArray[np.int64]]:
-        """Chips, uint8 (size, 64, 64, 3), probabilities of male, and years: every face once, and then again."""
+    def batch(self, step: int, size: int) -> tuple[RGB, NDArray[np.int64], NDArray[np.int64]]:
+        """Chips, uint8 (size, 64, 64, 3), their gender labels and their years: every face once, and then again."""
         count = len(self._patches)
         places = np.arange(step * size, (step + 1) * size)
         chosen = np.array([self._order(int(place) // count)[int(place) % count] for place in places])
@@ -62,7 +61,7 @@ class Labelled:
     def mixed(self, others: Labelled, share: float) -> Batches:
         """Batches of which a share is drawn from others."""
 
-        def batch(step: int, size: int) -> tuple[RGB, Floats, NDArray[np.int64]]:
+        def batch(step: int, size: int) -> tuple[RGB, NDArray[np.int64], NDArray[np.int64]]:
             count = round(size * share)
             chips, male, years = self.batch(step, size - count)
             more_chips, more_male, more_years = others.batch(step, count)
@@ -111,17 +110,8 @@ def answers(network: AttributeNetwork, chips: RGB, *, batch: int = 256) -> tuple
 def losses(
     gender_odds: Tensor, age_odds: Tensor, male: Tensor, years: Tensor, config: RunConfig
 ) -> tuple[Tensor, Tensor]:
-    """Of gender: cross-entropy. Of age: cross-entropy with ages near the label, and the expected age's distance.
-
-    Args:
-        gender_odds: log odds, (n, 2).
-        age_odds: likewise, (n, 81).
-        male: probability that is to be learned, float (n,).
-        years: likewise, -1 where unknown, (n,).
-        config: the run's settings.
-    """
-    wanted = torch.stack([1 - male, male], dim=1)
-    gender = functional.cross_entropy(gender_odds, wanted, label_smoothing=config.smoothing)
+    """Of gender: cross-entropy. Of age: cross-entropy with ages near the label, and the expected age's distance."""
+    gender = functional.cross_entropy(gender_odds, male, label_smoothing=config.smoothing)
     ages = torch.arange(AGES, dtype=torch.float32)
     known = years >= 0
     if not known.any():
@@ -223,7 +213,7 @@ class _Run(Run[AttributeNetwork]):
         """A copy with the averaged weights."""
         return self.average_in(AttributeNetwork()).to(memory_format=torch.channels_last)
 
-    def advance(self, chips: RGB, male: Floats, years: NDArray[np.int64]) -> dict[str, float]:
+    def advance(self, chips: RGB, male: NDArray[np.int64], years: NDArray[np.int64]) -> dict[str, float]:
         """One step; what the batch cost and how many genders were told right."""
         rates = self.config.learning_rate, self.config.new_learning_rate
         for group, highest in zip(self.optimiser.param_groups, rates, strict=True):
@@ -235,7 +225,7 @@ class _Run(Run[AttributeNetwork]):
         gender, age = losses(gender_odds.float(), age_odds.float(), wanted, torch.from_numpy(years), self.config)
         loss = gender + self.config.age_weight * age
         self.descend(loss, seen=len(chips))
-        right = (gender_odds.detach().argmax(dim=1) == (wanted > 0.5)).float().mean()
+        right = (gender_odds.detach().argmax(dim=1) == wanted).float().mean()
         return {
             "loss": float(loss.detach()),
             "gender": float(gender.detach()),

@@ -195,7 +195,7 @@ def test_another_network_is_refused(tmp_path, age_network):
 
 
 def test_losses_fall_towards_the_labels():
-    male, years = torch.tensor([0.0, 1.0]), torch.tensor([5, 70])
+    male, years = torch.tensor([0, 1]), torch.tensor([5, 70])
     right = torch.tensor([[4.0, -4.0], [-4.0, 4.0]])
     near, far = torch.full((2, AGES), -5.0), torch.full((2, AGES), -5.0)
     near[0, 5] = near[1, 70] = far[0, 70] = far[1, 5] = 5.0
@@ -362,8 +362,8 @@ def test_a_share_of_each_batch_is_of_others_and_ages_nobody_knows_cost_nothing(l
     assert (years[:6] >= 0).all()
     assert male[6:].tolist() == [1, 1]
     odds = torch.randn(2, AGES, requires_grad=True)
-    _, unknown = losses(torch.zeros(2, 2), odds, torch.tensor([0.0, 1.0]), torch.tensor([-1, -1]), CONFIG)
-    _, half = losses(torch.zeros(2, 2), odds, torch.tensor([0.0, 1.0]), torch.tensor([-1, 30]), CONFIG)
+    _, unknown = losses(torch.zeros(2, 2), odds, torch.tensor([0, 1]), torch.tensor([-1, -1]), CONFIG)
+    _, half = losses(torch.zeros(2, 2), odds, torch.tensor([0, 1]), torch.tensor([-1, 30]), CONFIG)
     assert float(unknown.detach()) == 0.0
     half.backward()
     assert not odds.grad[0].any()
