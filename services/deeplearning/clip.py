@@ -11,15 +11,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["SIDE", "input_tensor", "squeezed_view", "whole_view"]
+__all__ = ["DEVIATION", "MEAN", "SIDE", "input_tensor", "squeezed_view", "whole_view"]
 
 RGB = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 SIDE: Final = 224
 """Side of the encoder's square input, in pixels."""
-_MEAN: Final = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
-_DEVIATION: Final = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
+MEAN: Final = np.array([0.48145466, 0.4578275, 0.40821073], np.float32)
+DEVIATION: Final = np.array([0.26862954, 0.26130258, 0.27577711], np.float32)
 """Of CLIP's training pictures, RGB in 0-1 (Radford et al. 2021, arXiv 2103.00020, and its published code)."""
 
 
@@ -48,5 +48,5 @@ def squeezed_view(rgb: RGB) -> RGB:
 
 def input_tensor(view: RGB) -> Floats:
     """The encoder's input of a view: float32 (1, 3, 224, 224), RGB, `(byte / 255 - mean) / deviation`."""
-    scaled = (view.astype(np.float32) / np.float32(255.0) - _MEAN) / _DEVIATION
+    scaled = (view.astype(np.float32) / np.float32(255.0) - MEAN) / DEVIATION
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None], dtype=np.float32)
