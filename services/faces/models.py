@@ -24,7 +24,7 @@ FACENET: Final = ModelPurpose(
 )
 FACENET_REALFAKE: Final = ModelPurpose(
     name="facenet_realfake",
-    description="InceptionResnetV1, fine-tuned: says whether a face is real, or generated or swapped.",
+    description="InceptionResnetV1, fine-tuned, and CLIP: says whether a face is real, or generated or put together.",
     question=Question.EDITED,
 )
 VGG16_CARTOON: Final = ModelPurpose(

