@@ -153,24 +153,25 @@ def find_copy_moves(
     plane = grey.astype(np.float32)
     chroma = _chroma(rgb)
     found: list[Verified] = []
-    keypoints = Keypoints.none()
     matches = 0
+    factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
+    small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
+    keypoints = Keypoints.none()
     if by_keypoints:
-        factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
-        small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
         keypoints = find_keypoints(
             small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
         )
+    match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
     dense = dense_pixels > 0
     enough = Event()
-    with ThreadPoolExecutor(2) as pool:
-        dense_maps = pool.submit(find_dense_maps, rgb, max_pixels=dense_pixels, enough=enough) if dense else None
-        if by_keypoints:
-            match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
-            turned = pool.submit(match, mirrored=True) if mirrored else None
-            for count, maps in (match(), *([turned.result()] if turned else [])):
-                matches += count
-                found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in maps], found)
+    # A second thread seeks mirrored copies, then by the dense field, while this one seeks, and verifies, the others.
+    with ThreadPoolExecutor(1) as second:
+        turned = second.submit(match, mirrored=True) if mirrored else None
+        dense_maps = second.submit(find_dense_maps, rgb, max_pixels=dense_pixels, enough=enough) if dense else None
+        for answer in (match, turned.result) if turned else (match,):
+            count, maps = answer()
+            matches += count
+            found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in maps], found)
         if any(score >= CERTAIN for score in scores_of(found)):
             dense = False
             enough.set()
