@@ -55,7 +55,7 @@ alike do so there as well."""
 WORTH_TELLING: Final = 0.1
 """Below this score it is not asked which of the two is the copy: neither is."""
 CERTAIN: Final = 0.8
-"""Where the keypoints find a region of this score, the dense field is not computed: it would say the same."""
+"""Where the keypoints find a region of this score, the dense field is given up: it would say the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,8 @@ def find_copy_moves(
 
     1. Maps are sought by keypoints, in at most `KEYPOINT_PIXELS`.
     2. Each is verified on the pixels of `rgb`, and scored.
-    3. Unless a copy is certain by now, the same by the dense field, in at most `dense_pixels`.
+    3. Unless a copy is certain by now, so are those of the dense field, in at most `dense_pixels`, which a second
+       thread has begun meanwhile.
 
     Args:
         rgb: uint8 (height, width, 3), at most about 2 megapixels (time and memory grow with it).
