@@ -226,13 +226,11 @@ train-realfake: $(TRAIN_STAMP)  ## Train facenet_realfake, judge it, and export 
 	@$(TRAIN_PY) -m training.faces.realfake export $(lastword $(REALFAKE_RUNS))
 
 .PHONY: train-gender
-train-gender: GENDER_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/attributes/configs/%.toml,core wild))
-train-gender: $(TRAIN_STAMP)  ## Train gender and age on labelled faces, judge them, and export them if they are better: [CONFIG=a.toml]
+train-gender: $(TRAIN_STAMP)  ## Fit gender and age on labelled faces, judge them, and export them if they are better
 	@$(TRAIN_PY) -m training.faces.realfake cut
 	@$(TRAIN_PY) -m training.faces.attributes cut
 	@$(TRAIN_PY) -m training.faces.attributes wild
-	@for run in $(GENDER_RUNS); do $(TRAIN_PY) -m training.faces.attributes train $$run $(TRAIN_ARGS) || exit; done
-	@$(TRAIN_PY) -m training.faces.attributes export $(lastword $(GENDER_RUNS))
+	@$(TRAIN_PY) -m training.faces.attributes export $(TRAIN_ARGS)
 
 .PHONY: train-yunet
 train-yunet: YUNET_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/yunet/configs/%.toml,core more))

@@ -7,16 +7,20 @@ from typing import Final
 from services.common.detection import Question
 from services.common.models import ModelPurpose
 
-__all__ = ["AGE", "FACENET", "FACENET_REALFAKE", "GENDER", "MODELS", "VGG16_CARTOON", "YUNET"]
+__all__ = ["AGE", "CLIP_FACE", "FACENET", "FACENET_REALFAKE", "GENDER", "MODELS", "VGG16_CARTOON", "YUNET"]
 
 AGE: Final = ModelPurpose(
     name="age",
-    description="ResNet-10 of our own beside dlib's: apparent age of a face, as probabilities of the years 0 to 80.",
+    description="A head on clip_face: apparent age of a face, as probabilities of the years 0 to 80.",
 )
 GENDER: Final = ModelPurpose(
     name="gender",
-    description="ResNet-10 of our own beside dlib's network: apparent gender of a face.",
+    description="A head on clip_face: apparent gender of a face.",
     classes=("female", "male"),
+)
+CLIP_FACE: Final = ModelPurpose(
+    name="clip_face",
+    description="CLIP's first blocks: what they see of a face, for age, gender and facenet_realfake.",
 )
 YUNET: Final = ModelPurpose(name="yunet", description="YuNet: finds faces, with five landmarks each.")
 FACENET: Final = ModelPurpose(
@@ -24,7 +28,7 @@ FACENET: Final = ModelPurpose(
 )
 FACENET_REALFAKE: Final = ModelPurpose(
     name="facenet_realfake",
-    description="InceptionResnetV1, fine-tuned, and CLIP: says whether a face is real, or generated or put together.",
+    description="InceptionResnetV1, fine-tuned, and a head on CLIP: a face is real, or generated or put together.",
     question=Question.EDITED,
 )
 VGG16_CARTOON: Final = ModelPurpose(
@@ -33,4 +37,4 @@ VGG16_CARTOON: Final = ModelPurpose(
     classes=("human", "cartoon"),
 )
 
-MODELS: Final = (AGE, GENDER, YUNET, FACENET, FACENET_REALFAKE, VGG16_CARTOON)
+MODELS: Final = (AGE, GENDER, CLIP_FACE, YUNET, FACENET, FACENET_REALFAKE, VGG16_CARTOON)

@@ -25,7 +25,7 @@ from triton_models.layout import data_folder
 
 CONSENSUS = face_pb2.FACE_DETECTOR_CONSENSUS
 HAAR, MEDIAPIPE, YUNET = (face_pb2.FACE_DETECTOR_HAAR, face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_YUNET)
-MODELS = ["age", "facenet", "facenet_realfake", "gender", "vgg16_cartoon", "yunet"]
+MODELS = ["age", "clip_face", "facenet", "facenet_realfake", "gender", "vgg16_cartoon", "yunet"]
 
 
 def encoded(rgb: np.ndarray, file_format: str = "PNG") -> bytes:
@@ -206,11 +206,11 @@ async def test_an_unknown_detector_is_refused(tmp_path):
 async def test_what_cannot_be_asked_names_its_model(tmp_path):
     async with serving(tmp_path) as stub:
         for call, model in (
-            (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT)), "facenet_realfake"),
-            (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT, augmented=True)), "facenet_realfake"),
+            (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT)), "clip_face"),
+            (stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=PORTRAIT, augmented=True)), "clip_face"),
             (
                 stub.DetectDeepfake(pb.DetectDeepfakeRequest(image=COFFEE, whole_image_fallback=True)),
-                "facenet_realfake",
+                "clip_face",
             ),
             (stub.EmbedFaces(pb.EmbedFacesRequest(image=PORTRAIT)), "facenet"),
             (stub.CompareFaces(pb.CompareFacesRequest(image_a=PORTRAIT, image_b=PORTRAIT)), "facenet"),
@@ -290,4 +290,4 @@ async def test_models_and_detectors_are_listed(tmp_path):
     assert {model.state for model in models} == {model_pb2.MODEL_STATE_NOT_INSTALLED}
     assert all(model.description for model in models)
     (detector,) = detectors  # detectors answer a question about the picture; finders do not
-    assert (detector.name, list(detector.models)) == ("facenet_realfake", ["facenet_realfake"])
+    assert (detector.name, list(detector.models)) == ("facenet_realfake", ["clip_face", "facenet_realfake"])

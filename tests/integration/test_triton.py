@@ -20,7 +20,7 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 from local.triton import Runtime, Settings, SetupError, StubGuard, hold_lock
 from triton_models._lock import read_lock
 
-SIDES = {"age": 64, "gender": 64}
+TRACES = 3072
 
 LOOKUP_CONFIG = """
 name: "lookup"
@@ -98,10 +98,9 @@ def ask(client, model: str, name: str, array: np.ndarray, output: str, **options
     return client.infer(model, [tensor], outputs=wanted, client_timeout=30, **options).as_numpy(output)
 
 
-def faces(model: str, count: int) -> np.ndarray:
-    side = SIDES[model]
-    noise = np.random.default_rng(7).normal(0, 0.3, (count, 3, side, side))
-    return noise.astype(np.float32)
+def seen(count: int) -> np.ndarray:
+    """What CLIP might see of so many faces."""
+    return np.random.default_rng(7).normal(0, 0.3, (count, TRACES)).astype(np.float32)
 
 
 def lookups(client, indices: list[int]) -> list[np.ndarray | InferenceServerException]:
@@ -126,12 +125,12 @@ def runs(client) -> tuple[int, int]:
 @pytest.mark.integration
 @pytest.mark.parametrize(("model", "classes"), [("age", 81), ("gender", 2)])
 def test_a_batch_gives_what_single_requests_give(client, model, classes):
-    batch = faces(model, 5)
-    together = ask(client, model, "images", batch, "probabilities")
+    batch = seen(5)
+    together = ask(client, model, "traces", batch, "probabilities")
     assert together.shape == (5, classes)
     assert together.dtype == np.float32
     np.testing.assert_allclose(together.sum(axis=1), 1, atol=1e-5)
-    alone = [ask(client, model, "images", batch[i : i + 1], "probabilities") for i in range(5)]
+    alone = [ask(client, model, "traces", batch[i : i + 1], "probabilities") for i in range(5)]
     np.testing.assert_allclose(together, np.concatenate(alone), atol=1e-5)
     # The inputs differ, so must the results: a backend that returns the first row for all would pass until here.
     assert np.ptp(together, axis=0).max() > 1e-4
@@ -139,11 +138,11 @@ def test_a_batch_gives_what_single_requests_give(client, model, classes):
 
 @pytest.mark.integration
 def test_requests_of_different_sizes_at_the_same_time_get_their_own_results(client):
-    batch = faces("age", 12)
+    batch = seen(12)
     bounds = [(0, 1), (1, 4), (4, 6), (6, 12)]
-    together = ask(client, "age", "images", batch, "probabilities")
+    together = ask(client, "age", "traces", batch, "probabilities")
     with ThreadPoolExecutor(4) as pool:
-        parts = list(pool.map(lambda b: ask(client, "age", "images", batch[b[0] : b[1]], "probabilities"), bounds))
+        parts = list(pool.map(lambda b: ask(client, "age", "traces", batch[b[0] : b[1]], "probabilities"), bounds))
     np.testing.assert_allclose(np.concatenate(parts), together, atol=1e-5)
 
 
@@ -182,13 +181,13 @@ def test_shapes_that_do_not_fit_together_run_apart(client):
 @pytest.mark.parametrize(
     ("question", "complaint"),
     [
-        (("nobody", "images", faces("age", 1), "probabilities"), ("NOT_FOUND", "unknown model")),
-        (("age", "images", faces("age", 1)[:, :, :32, :32], "probabilities"), ("INVALID_ARGUMENT", "shape")),
-        (("age", "images", faces("age", 1)[0], "probabilities"), ("INVALID_ARGUMENT", "shape")),
-        (("age", "images", faces("age", 33), "probabilities"), ("INVALID_ARGUMENT", "batch")),
-        (("age", "images", faces("age", 1).astype(np.float64), "probabilities"), ("INVALID_ARGUMENT", "FP64")),
-        (("age", "pictures", faces("age", 1), "probabilities"), ("INVALID_ARGUMENT", "pictures")),
-        (("age", "images", faces("age", 1), "certainties"), ("INVALID_ARGUMENT", "certainties")),
+        (("nobody", "traces", seen(1), "probabilities"), ("NOT_FOUND", "unknown model")),
+        (("age", "traces", seen(1)[:, :32], "probabilities"), ("INVALID_ARGUMENT", "shape")),
+        (("age", "traces", seen(1)[0], "probabilities"), ("INVALID_ARGUMENT", "shape")),
+        (("age", "traces", seen(33), "probabilities"), ("INVALID_ARGUMENT", "batch")),
+        (("age", "traces", seen(1).astype(np.float64), "probabilities"), ("INVALID_ARGUMENT", "FP64")),
+        (("age", "pictures", seen(1), "probabilities"), ("INVALID_ARGUMENT", "pictures")),
+        (("age", "traces", seen(1), "certainties"), ("INVALID_ARGUMENT", "certainties")),
     ],
 )
 def test_a_request_that_does_not_fit_is_refused(client, question, complaint):
@@ -242,7 +241,7 @@ def own_server(prepared, tmp_path) -> Iterator[TritonServer]:
 
 def works(server: TritonServer) -> bool:
     with server.client() as client:
-        return ask(client, "age", "images", faces("age", 1), "probabilities").shape == (1, 81)
+        return ask(client, "age", "traces", seen(1), "probabilities").shape == (1, 81)
 
 
 @pytest.mark.integration

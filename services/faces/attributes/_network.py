@@ -11,14 +11,9 @@ from numpy.typing import NDArray
 
 from services.faces.face import DetectedFace
 
-__all__ = ["INPUT", "OUTPUT", "FaceNetwork", "distributions", "normalised"]
+__all__ = ["OUTPUT", "FaceNetwork", "TracesNetwork", "distributions"]
 
-INPUT: Final = "images"
 OUTPUT: Final = "probabilities"
-
-_MEANS: Final = np.array([122.781998, 117.000999, 104.297997], dtype=np.float32)
-"""Red, green, blue, of 255; from the package's manifest, as are the names and the scale."""
-_SCALE: Final = np.float32(1 / 256)
 
 E_co = TypeVar("E_co", covariant=True)
 
@@ -42,14 +37,21 @@ class FaceNetwork(Generic[E_co]):
     views: Literal[1, 2]
     prepare: Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
     read: Callable[[NDArray[np.floating]], list[E_co]]
-    input: str = INPUT
-    output: str = OUTPUT
+    input: str
+    output: str
 
 
-def normalised(chips: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Chips, each uint8 (side, side, 3) RGB, as a batch: float32 (n, 3, side, side), (byte - mean) / 256."""
-    batch = (np.stack(list(chips)).astype(np.float32) - _MEANS) * _SCALE
-    return np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TracesNetwork(Generic[E_co]):
+    """A network that sees no face itself: it reads what CLIP's first blocks see of it (`traces`).
+
+    Attributes:
+        model: its name in the model repository.
+        read: its output tensor, `OUTPUT`, to one estimate a face.
+    """
+
+    model: str
+    read: Callable[[NDArray[np.floating]], list[E_co]]
 
 
 def distributions(probabilities: NDArray[np.floating], classes: int) -> NDArray[np.float64]:

@@ -4,20 +4,17 @@ The ranges of the profile API leave gaps: nobody is 3, 7, 13 or 30 there. Every 
 nearest to it; of two equally near ones, the younger. The answer is the range that gathers the most probability; of two
 with the same, the younger.
 
-Two ResNet-10 on aligned chips of 64 x 64 pixels are asked as one: dlib's, and the same trained further here
-(`triton_models/age`).
+A linear head reads it off what CLIP's first blocks see of the face (`triton_models/age`).
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.faces.alignment import face_chip
-from services.faces.attributes._network import FaceNetwork, distributions, normalised
+from services.faces.attributes._network import TracesNetwork, distributions
 from services.faces.face import AgeEstimate
 
 __all__ = ["AGES", "AGE_RANGES", "NETWORK", "range_of", "read"]
@@ -69,6 +66,4 @@ def _estimate(distribution: NDArray[np.float64]) -> AgeEstimate:
     )
 
 
-NETWORK: Final = FaceNetwork(
-    model="age", cut=partial(face_chip, size=64, as_dlib=True), views=2, prepare=normalised, read=read
-)
+NETWORK: Final = TracesNetwork(model="age", read=read)

@@ -1,5 +1,7 @@
 """Real or fake: generated faces and those put together, by a network made here (`triton_models/facenet_realfake`).
 
+It sees the face, and reads what CLIP's first blocks see of it (`traces`).
+
 One pass looks at the face as it is. Several passes (document 004's "augmented detection") look at it as it is, turned
 to both sides, mirrored, blurred, compressed and cropped: the score is their mean, and the share of passes that have the
 mean's label says how stable it is. An answer that hangs on the last bit of a compression is one to distrust.
@@ -10,8 +12,7 @@ about anything else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Final, cast
 
 import cv2
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from services.faces.alignment import face_chip
 from services.faces.attributes._network import FaceNetwork
 from services.faces.attributes.embedding import prepared
+from services.faces.attributes.traces import SIDE, cut
 from services.faces.face import Box, DeepfakeEstimate, DetectedFace, FaceDetector
 
 __all__ = [
@@ -38,7 +40,6 @@ __all__ = [
 
 RGB = NDArray[np.uint8]
 
-SIDE: Final = 160
 INPUT: Final = "faces"
 OUTPUT: Final = "fake"
 FAKE_FROM: Final = 0.5
@@ -117,8 +118,6 @@ def _compressed(chip: RGB) -> RGB:
     return np.ascontiguousarray(cast("RGB", cv2.imdecode(content, cv2.IMREAD_COLOR))[..., ::-1])
 
 
-_CUT: Final[Callable[[RGB, DetectedFace], RGB]] = partial(face_chip, size=SIDE)
-
 NETWORK: Final = FaceNetwork(
-    model="facenet_realfake", cut=_CUT, views=1, prepare=prepared, read=read, input=INPUT, output=OUTPUT
+    model="facenet_realfake", cut=cut, views=1, prepare=prepared, read=read, input=INPUT, output=OUTPUT
 )

@@ -1,19 +1,17 @@
 """Apparent gender: two probabilities.
 
-A ResNet-10 on aligned chips of 64 x 64 pixels, trained here on faces of all ages, and dlib's network for adults are
-asked as one (`triton_models/gender`). Of infants they know little more than chance.
+A linear head reads them off what CLIP's first blocks see of the face (`triton_models/gender`). Of infants it knows
+little more than chance.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from services.faces.alignment import face_chip
-from services.faces.attributes._network import FaceNetwork, distributions, normalised
+from services.faces.attributes._network import TracesNetwork, distributions
 from services.faces.face import Gender, GenderEstimate
 
 __all__ = ["CLASSES", "NETWORK", "read"]
@@ -35,6 +33,4 @@ def read(probabilities: NDArray[np.floating]) -> list[GenderEstimate]:
     return estimates
 
 
-NETWORK: Final = FaceNetwork(
-    model="gender", cut=partial(face_chip, size=64, as_dlib=True), views=2, prepare=normalised, read=read
-)
+NETWORK: Final = TracesNetwork(model="gender", read=read)

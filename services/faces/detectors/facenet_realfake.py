@@ -19,6 +19,7 @@ from services.common.detection import (
     Technique,
 )
 from services.common.images import Picture
+from services.faces.attributes import traces
 from services.faces.attributes.deepfake import FAKE_FROM, NETWORK
 from services.faces.describing import Description
 from services.faces.detectors import registry
@@ -36,12 +37,12 @@ few generators. Nothing found says nothing: faces of generators that it never sa
 
 @registry.detector(
     name="facenet_realfake",
-    version="2",
+    version="3",
     title="Real or fake faces (FaceNet)",
     question=Question.EDITED,
     techniques=(Technique.FACE,),
     papers=("10.1109/CVPR.2015.7298682", "10.1109/CVPR52688.2022.01816", "10.1007/978-3-031-73220-1_23"),
-    models=(NETWORK.model,),
+    models=(traces.MODEL, NETWORK.model),
     parameters={"min_face": MIN_FACE, "decision_score": FAKE_FROM},
 )
 async def detect_fake_faces(picture: Picture, description: Description) -> Finding:

@@ -85,15 +85,3 @@ def test_gender_follows_the_order_of_the_classes():
 def test_what_is_no_distribution_is_refused(network, output):
     with pytest.raises(ValueError, match=r"distribution|probabilities"):
         network.read(output)
-
-
-@pytest.mark.parametrize(("network", "size"), [(age.NETWORK, 64), (gender.NETWORK, 64)])
-def test_the_input_is_normalised_as_the_manifest_says(network, size):
-    chip = np.zeros((size, size, 3), np.uint8)
-    chip[..., 0], chip[..., 1], chip[..., 2] = 255, 117, 0
-    tensor = network.prepare([chip, np.zeros_like(chip)])
-    assert tensor.shape == (2, 3, size, size)
-    assert tensor.dtype == np.float32
-    assert tensor[0, :, 3, 5] == pytest.approx(
-        [(255 - 122.781998) / 256, (117 - 117.000999) / 256, -104.297997 / 256], abs=1e-6
-    )

@@ -13,7 +13,8 @@ from services.faces.face import Attribute, Box, DeepfakeEstimate, DetectedFace, 
 FACE = DetectedFace(box=Box(177, 82, 272, 177), confidence=0.9, detector=FaceDetector.HAAR)
 AGE_AND_GENDER = frozenset({Attribute.AGE, Attribute.GENDER})
 VIEWS = 2
-"""Of each face, for age and gender: as it is, and mirrored."""
+"""Of each face, for its embedding: as it is, and mirrored."""
+TRACES = 6
 
 
 class Client:
@@ -22,30 +23,55 @@ class Client:
     def __init__(self, **failures: Exception) -> None:
         self.failures = failures
         self.batches: list[tuple[str, int]] = []
+        self.inputs: dict[str, set[str]] = {}
 
     async def infer(self, model, inputs, outputs):
-        (tensor,) = inputs.values()
-        self.batches.append((model, len(tensor)))
+        (size,) = {len(tensor) for tensor in inputs.values()}
+        self.batches.append((model, size))
+        self.inputs[model] = set(inputs)
         if model in self.failures:
             raise self.failures[model]
-        width = {"age": 81, "gender": 2, "vgg16_cartoon": 1, "facenet_realfake": 1, "facenet": 512}[model]
-        return {outputs[0]: np.full((len(tensor), width), 0.1)}
+        widths = {"age": 81, "gender": 2, "vgg16_cartoon": 1, "facenet_realfake": 1, "facenet": 512}
+        return {outputs[0]: np.full((size, TRACES if model == "clip_face" else widths[model]), 0.1)}
 
 
 async def test_all_faces_go_in_one_batch_a_network(astronaut, limiter):
     client = Client()
     description = await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE] * 5, AGE_AND_GENDER)
-    assert sorted(client.batches) == [("age", 5 * VIEWS), ("gender", 5 * VIEWS)]
+    assert sorted(client.batches) == [("age", 5), ("clip_face", 5), ("gender", 5)]
     assert not description.unanswered
     assert all(face.age and face.gender for face in description.faces)
 
 
 async def test_more_faces_than_a_batch_takes_are_split(astronaut, limiter):
     client = Client()
-    faces = [FACE] * (MAX_BATCH // VIEWS + 3)
+    faces = [FACE] * (MAX_BATCH + 3)
     description = await Describer(client, limiter, biometrics=True).describe(astronaut, faces, {Attribute.AGE})
-    assert sorted(client.batches) == [("age", 3 * VIEWS), ("age", MAX_BATCH)]
+    assert sorted(client.batches) == [("age", 3), ("age", MAX_BATCH), ("clip_face", 3), ("clip_face", MAX_BATCH)]
     assert len(description.faces) == len(faces)
+
+
+async def test_clip_looks_once_for_all_who_read_what_it_sees(astronaut, limiter):
+    client = Client()
+    await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE] * 3, ())
+    assert sorted(client.batches) == [
+        (model, 3) for model in ("age", "clip_face", "facenet_realfake", "gender", "vgg16_cartoon")
+    ]
+    assert client.inputs["age"] == client.inputs["gender"] == {"traces"}
+    assert client.inputs["facenet_realfake"] == {"faces", "traces"}
+
+
+async def test_without_clip_its_readers_are_missing_and_say_what_they_lack(astronaut, limiter):
+    client = Client(clip_face=ModelUnavailable("clip_face"))
+    describer = Describer(client, limiter, biometrics=True)
+    description = await describer.describe(astronaut, [FACE], ())
+    assert set(description.unanswered) == {"age", "gender", "facenet_realfake"}
+    assert all("clip_face" in str(error) for error in description.unanswered.values())
+    (face,) = description.faces
+    assert (face.age, face.gender, face.deepfake) == (None, None, None)
+    assert face.kind is not None
+    with pytest.raises(ModelUnavailable, match="clip_face"):
+        await describer.real_or_fake(astronaut, [FACE], augmented=False)
 
 
 @pytest.mark.parametrize("error", [ModelUnavailable("age"), DeadlineExceeded("too late")])
@@ -83,8 +109,9 @@ async def test_one_pass_or_several_tell_real_from_fake(astronaut, limiter):
     assert [estimate.stability for estimate in often] == [1.0] * 5
     passes = len(deepfake.PASSES)
     most = MAX_BATCH // passes
-    assert client.batches == [("facenet_realfake", 3), ("facenet_realfake", most * passes),
-                              ("facenet_realfake", (5 - most) * passes)]  # fmt: skip
+    sizes = [3, most * passes, (5 - most) * passes]
+    for model in ("clip_face", "facenet_realfake"):
+        assert [size for name, size in client.batches if name == model] == sizes
     assert await describer.picture_real_or_fake(astronaut, augmented=True) == DeepfakeEstimate(
         pytest.approx(0.1), stability=1.0
     )
@@ -136,6 +163,6 @@ async def test_forbidden_attributes_are_not_asked_and_named_if_wanted(astronaut,
     everything = await describer.describe(astronaut, [FACE], ())
     assert not {"age", "gender"} & set(everything.unanswered)
     assert everything.faces[0].age is None
-    assert sorted(client.batches) == [("facenet_realfake", 1), ("vgg16_cartoon", 1)], (
+    assert sorted(client.batches) == [("clip_face", 1), ("facenet_realfake", 1), ("vgg16_cartoon", 1)], (
         "what a face is says nothing about a person"
     )

@@ -18,23 +18,16 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from services.faces.alignment import face_chip
-from services.faces.face import DetectedFace
+from services.faces.attributes import traces
 from training.data.hashing import dhash, mirrored, nearest, packed
 from training.data.manifest import Row, Split
 from training.faces.finding import ServedYuNet
 
-__all__ = ["CHIP", "CONTEXT", "SIDE", "FaceStore", "LabelledFace", "Part", "cut_face", "far_from", "parts"]
+__all__ = ["FaceStore", "LabelledFace", "Part", "cut_face", "far_from", "parts"]
 
 RGB = NDArray[np.uint8]
 Part = Literal["learn", "choose", "report"]
 
-CHIP: Final = 64
-"""Side of the chip that the networks see, in pixels."""
-CONTEXT: Final = 1.4
-"""How much larger a patch is than the chip in its middle."""
-SIDE: Final = 112
-"""Of a patch, in pixels: the chip in its middle has 80."""
 _SAME_PICTURE: Final = 24
 """Distance of hashes, in bits of 256, up to which two pictures count as one."""
 _NAME: Final = re.compile(r"^(\d{1,3})_([01])_([0-4])_(\d+)\.")
@@ -89,8 +82,8 @@ def parts(names: Iterable[str], manifest: Sequence[Row]) -> dict[str, Part]:
     return found
 
 
-def cut_face(name: str, part: Part, rgb: RGB, finder: ServedYuNet) -> tuple[LabelledFace, RGB, RGB] | None:
-    """A picture's largest face: what is known about it, its patch and its chip; None where none is found.
+def cut_face(name: str, part: Part, rgb: RGB, finder: ServedYuNet) -> tuple[LabelledFace, RGB] | None:
+    """A picture's largest face, and what CLIP sees of it, uint8 (160, 160, 3); None where none is found.
 
     Args:
         name: of its file, with labels.
@@ -111,11 +104,7 @@ def cut_face(name: str, part: Part, rgb: RGB, finder: ServedYuNet) -> tuple[Labe
         race=RACES[int(label[3])],
         dhash=dhash(rgb),
     )
-    return known, _cut(rgb, face, SIDE, zoom=1 / CONTEXT), _cut(rgb, face, CHIP)
-
-
-def _cut(rgb: RGB, face: DetectedFace, side: int, *, zoom: float = 1.0) -> RGB:
-    return face_chip(rgb, face, side, zoom=zoom, as_dlib=True)
+    return known, traces.cut(rgb, face)
 
 
 def far_from(faces: Sequence[LabelledFace], others: Sequence[str]) -> NDArray[np.bool_]:
@@ -132,7 +121,7 @@ def far_from(faces: Sequence[LabelledFace], others: Sequence[str]) -> NDArray[np
 
 
 class FaceStore:
-    """Shards of faces in a folder: `<n>.npz` with `patches` (m, 112, 112, 3) and `chips` (m, 64, 64, 3), and `<n>.csv`.
+    """Shards of faces in a folder: `<n>.npy`, uint8 (m, 160, 160, 3), what CLIP sees of them, and `<n>.csv`.
 
     One process writes, any may read. Pictures without a face are in `<n>.csv` too, with an empty `part`.
     """
@@ -144,39 +133,36 @@ class FaceStore:
         """Names of the pictures that were looked at."""
         return {line["name"] for path in self._shards() for line in _lines(path)}
 
-    def add(self, found: Sequence[tuple[LabelledFace, RGB, RGB]], without: Sequence[str]) -> None:
+    def add(self, found: Sequence[tuple[LabelledFace, RGB]], without: Sequence[str]) -> None:
         """Keeps faces, and the names of pictures without one, in a new shard: complete or not at all."""
         self._folder.mkdir(parents=True, exist_ok=True)
         name = f"{len(self._shards()):05d}"
-        np.savez(
-            self._folder / f"{name}.npz",
-            patches=np.stack([patch for _, patch, _ in found]) if found else np.zeros((0, SIDE, SIDE, 3), np.uint8),
-            chips=np.stack([chip for _, _, chip in found]) if found else np.zeros((0, CHIP, CHIP, 3), np.uint8),
-        )
+        views = np.array([view for _, view in found], np.uint8).reshape(-1, traces.SIDE, traces.SIDE, 3)
+        np.save(self._folder / f"{name}.npy", views)
         partial = self._folder / f"{name}.part"
         with partial.open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(astuple(face) for face, _, _ in found)
+            writer.writerows(astuple(face) for face, _ in found)
             writer.writerows([name, *[""] * (len(_COLUMNS) - 1)] for name in without)
         partial.replace(self._folder / f"{name}.csv")
 
-    def read(self) -> tuple[list[LabelledFace], RGB, RGB]:
-        """All faces, their patches and their chips. Raises FileNotFoundError without any."""
-        faces: list[LabelledFace] = []
-        patches, chips = [], []
-        for path in self._shards():
-            here = [line for line in _lines(path) if line["part"]]
-            faces += [
-                LabelledFace(**{**line, "years": int(line["years"]), "male": int(line["male"])})  # type: ignore[arg-type]
-                for line in here
-            ]
-            with np.load(path.with_suffix(".npz")) as shard:
-                patches.append(shard["patches"])
-                chips.append(shard["chips"])
+    def read(self) -> list[LabelledFace]:
+        """All faces. Raises FileNotFoundError without any."""
+        faces = [
+            LabelledFace(**{**line, "years": int(line["years"]), "male": int(line["male"])})  # type: ignore[arg-type]
+            for path in self._shards()
+            for line in _lines(path)
+            if line["part"]
+        ]
         if not faces:
             raise FileNotFoundError(f"{self._folder} holds no faces: python -m training.faces.attributes cut")
-        return faces, np.concatenate(patches), np.concatenate(chips)
+        return faces
+
+    def views(self) -> Iterator[RGB]:
+        """What CLIP sees of all faces, in the order of `read`: (m, 160, 160, 3), a shard at a time."""
+        for path in self._shards():
+            yield np.load(path.with_suffix(".npy"))
 
     def _shards(self) -> list[Path]:
         return sorted(self._folder.glob("*.csv")) if self._folder.is_dir() else []

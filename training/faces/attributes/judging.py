@@ -14,7 +14,7 @@ from training.faces.attributes.faces import LabelledFace
 
 __all__ = ["BANDS", "LEAST_RIGHT", "Judged", "refusal", "table"]
 
-RGB = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 LEAST_RIGHT: Final = 0.93
@@ -24,18 +24,18 @@ BANDS: Final = ((0, 2), (3, 12), (13, 19), (20, 39), (40, 59), (60, 116))
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Chips, uint8 (n, 64, 64, 3), with labels: whether male, and years, (n,)."""
+    """Traces, float32 (n, 3072), with labels: whether male, and years, (n,)."""
 
-    chips: RGB
+    traces: Floats
     male: NDArray[np.bool_]
     years: NDArray[np.int64]
 
     @classmethod
-    def of(cls, faces: Sequence[LabelledFace], chips: RGB) -> Judged:
+    def of(cls, faces: Sequence[LabelledFace], traces: Floats) -> Judged:
         """Those that networks are chosen by."""
         chosen = [index for index, face in enumerate(faces) if face.part == "choose"]
         return cls(
-            chips[chosen],
+            traces[chosen],
             np.array([faces[index].male == 1 for index in chosen], np.bool_),
             np.array([faces[index].years for index in chosen], np.int64),
         )

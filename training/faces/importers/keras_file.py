@@ -17,8 +17,11 @@ from pathlib import Path
 from typing import Final, Literal
 
 import numpy as np
+import onnx
 import onnxruntime
 
+from services.faces.attributes.traces import OUTPUT
+from training.faces.clip_face.looking import TRACES
 from triton_models.layout import data_folder
 
 __all__ = ["INTERPRETER", "KerasFileError", "Scaling", "import_classifier", "main"]
@@ -82,6 +85,7 @@ def import_classifier(
     if done.returncode != 0:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
         raise KerasFileError(last[0] if last else f"the converter ended with status {done.returncode}")
+    _given_traces(weights)
     _check(weights)
     shutil.copyfile(_CONFIGURATION, place / "config.pbtxt")
     (place / "MODEL_CARD.md").write_text(
@@ -92,10 +96,18 @@ def import_classifier(
     return place
 
 
+def _given_traces(weights: Path) -> None:
+    """Lets the file take what the service gives `facenet_realfake` beside the face; it is not looked at."""
+    model = onnx.load(str(weights))
+    model.graph.input.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", TRACES]))
+    onnx.save(model, str(weights))
+
+
 def _check(weights: Path) -> None:
     """Asks the file once, as Triton will."""
     session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
-    answer = session.run(["fake"], {"faces": np.full((2, 160, 160, 3), 128, np.float32)})[0]
+    inputs = {"faces": np.full((2, 160, 160, 3), 128, np.float32), OUTPUT: np.zeros((2, TRACES), np.float32)}
+    answer = session.run(["fake"], inputs)[0]
     if answer.shape != (2, 1) or not ((answer >= 0) & (answer <= 1)).all():
         raise KerasFileError(
             f"the classifier answers {answer.shape} from {answer.min():.2f} to {answer.max():.2f}: "

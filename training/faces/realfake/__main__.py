@@ -6,7 +6,7 @@
     python -m training.faces.realfake overfit                      one batch: does the loop learn at all
     python -m training.faces.realfake train [CONFIG] [--until N]   train, or go on
     python -m training.faces.realfake judge [CONFIG]               threshold from calibrate, report on dev
-    python -m training.faces.realfake export [CONFIG]              with CLIP's branch into triton_models/, if it is good
+    python -m training.faces.realfake export [CONFIG]              with CLIP's head into triton_models/, if it is good
 
 `make data` and `make models` come first (the pictures, and FaceNet's weights); PENTIMENTO_FACE_DETECTOR names the
 published YuNet. What is served was trained by `configs/core.toml`, `seams.toml` and `more.toml`, one after the other.
@@ -31,6 +31,7 @@ from services.common.settings import load_settings
 from training.data.manifest import read_manifest
 from training.data.pictures import UnreadablePicture
 from training.data.settings import HERE as DATA
+from training.faces.clip_face.looking import ClipFace
 from training.faces.finding import SERVED_YUNET, PublishedYuNet, ServedYuNet
 from training.faces.realfake.config import RunConfig, read_config
 from training.faces.realfake.patches import MOST, RGB, Patch, PatchStore, chosen_rows, cut_patch
@@ -132,11 +133,13 @@ def _judge(
     if options.command == "judge":
         judgement = shipping.judge(lambda views: train.log_odds(network, views), pictures)
     else:
-        if not settings.clip_encoder.is_file():
-            print(f"{settings.clip_encoder} is missing: make models", file=sys.stderr)
+        try:
+            look = ClipFace(settings.clip_face, threads=options.threads)
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
             return 1
         facts = {"run": name, "steps": str(step)}
-        judgement, entry = shipping.ship(network, pictures, (patches, pixels, config), settings.clip_encoder, facts)
+        judgement, entry = shipping.ship(network, pictures, (patches, pixels, config), look, facts)
     what = "the network alone, float32" if options.command == "judge" else "the served file, 8 bits"
     text = f"`{name}`, {step} steps; {what}.\n\n{judgement.text}"
     log = settings.runs / name

