@@ -25,6 +25,7 @@ __all__ = [
     "min_shift",
     "places",
     "possible",
+    "quantile",
     "rotation",
     "scale_of",
     "stretch",
@@ -81,7 +82,7 @@ def apply(transform: Floats, points: Floats) -> Floats:
 def errors(transform: Floats, p: Floats, q: Floats) -> Floats:
     """Distance of each mapped `p` from its `q`, (n,)."""
     x, y = (apply(transform, p) - q).T
-    return cast("Floats", np.hypot(x, y))
+    return cast("Floats", np.sqrt(x * x + y * y))
 
 
 def least_squares(p: Floats, q: Floats) -> Floats:
@@ -121,4 +122,20 @@ def possible(transform: Floats, *, mirrored: bool | None = None) -> bool:
 
 def places(points: Floats) -> int:
     """Number of points at least about 3 pixels apart: SIFT gives several keypoints, of several angles, to one place."""
-    return len(np.unique(np.round(points / 3.0), axis=0))
+    x, y = np.rint(points.T / 3.0).astype(np.int64)
+    # One number a place: NumPy tells those apart far faster than rows.
+    return len(np.unique((x << 32) + y))
+
+
+def quantile(values: NDArray[np.floating], share: float = 0.5) -> float:
+    """The value that this share of values (n,) stay below, the median if none is given; between two, a mean of them.
+
+    As NumPy's quantile, which selects several values at once, and that takes ten times as long.
+    """
+    place = share * (len(values) - 1)
+    below = math.floor(place)
+    parted = np.partition(values, below)
+    low = float(parted[below])
+    if place == below:
+        return low
+    return low + (float(parted[below + 1 :].min()) - low) * (place - below)

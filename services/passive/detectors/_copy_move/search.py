@@ -216,7 +216,7 @@ def _verified(
             continue
         middle = _middle_of(candidate)
         verified = None if middle is None else verify(grey, chroma, candidate, part=middle)
-        if verified is None or verified.copy_mask.sum() < MIDDLE * MIDDLE / 2:
+        if verified is None or np.count_nonzero(verified.copy_mask) < MIDDLE * MIDDLE / 2:
             verified = verify(grey, chroma, candidate)
         if verified is not None:
             result.append(verified)
@@ -246,7 +246,7 @@ def _same(candidate: CandidateMap, known: Verified) -> bool:
         if not known.whole:
             inside |= ((candidate.p >= points.min(axis=0)) & (candidate.p <= points.max(axis=0))).all(axis=1)
         moved_alike = errors(transform, candidate.p, candidate.q) < SAME_MAP_PIXELS
-        if np.mean(inside & moved_alike) > 0.5:
+        if np.count_nonzero(inside & moved_alike) > 0.5 * len(inside):
             return True
     return False
 
@@ -275,6 +275,6 @@ def _region(grey: Plane, verified: Verified, score: float) -> CopiedRegion:
         mirrored=bool(np.linalg.det(linear) < 0),
         direction=clear,
         measurements=verified.measurements,
-        area_px=int(copy.sum()),
+        area_px=int(np.count_nonzero(copy)),
         score=score,
     )

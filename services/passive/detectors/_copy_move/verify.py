@@ -34,6 +34,7 @@ from services.passive.detectors._copy_move.geometry import (
     min_shift,
     places,
     possible,
+    quantile,
     stretch,
 )
 
@@ -218,17 +219,17 @@ def verify(
         source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q, windows=windows)
         if not _goes_on(mask, (top == 0, bottom == height, left == 0, right == width)):
             break
-    if mask.sum() < MIN_AREA:
+    if np.count_nonzero(mask) < MIN_AREA:
         return None
     mask = _tightened(source, copy, mask, q)
-    area = int(mask.sum())
+    area = int(np.count_nonzero(mask))
     if area < MIN_AREA or copy[mask].std() < windows.least_contrast:
         return None
 
     copy_mask = np.zeros(grey.shape, np.bool_)
     copy_mask[top:bottom, left:right] = mask
     source_mask = _moved(mask, back, (height, width))
-    if (source_mask[top:bottom, left:right] & mask).sum() > MAX_OVERLAP * area:
+    if np.count_nonzero(source_mask[top:bottom, left:right] & mask) > MAX_OVERLAP * area:
         return None
     to_copy = inverse(back)
     to_copy[:, 2] += [left, top]
@@ -239,7 +240,7 @@ def verify(
         copy[near],
         mask=mask[near],
         comparable=comparable[near],
-        colours=_colour_difference(chroma, to_copy, copy_mask),
+        colours=_colour_difference(chroma, to_copy, mask, corner=(left, top)),
         candidate=candidate,
         linear=to_copy[:, :2],
     )
@@ -303,7 +304,7 @@ def _warped(grey: Plane, back: Floats, size: tuple[int, int]) -> Plane:
 
 def _moved(mask: Mask, back: Floats, shape: tuple[int, int]) -> Mask:
     """Where `back` takes the mask to in a picture of that shape (height, width)."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     corners = apply(back, np.array([[x, y], [x + width, y], [x, y + height], [x + width, y + height]], np.float64))
     left, top = np.clip(np.floor(corners.min(axis=0)), 0, shape[::-1]).astype(int).tolist()
     right, bottom = np.clip(np.ceil(corners.max(axis=0)) + 1, 0, shape[::-1]).astype(int).tolist()
@@ -313,31 +314,34 @@ def _moved(mask: Mask, back: Floats, shape: tuple[int, int]) -> Mask:
         forth = inverse(back)
         forth[:, 2] += forth[:, :2] @ [left, top]
         nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
-        part = cv2.warpAffine(mask.astype(np.uint8), forth, (right - left, bottom - top), flags=nearest)
+        part = cv2.warpAffine(mask.view(np.uint8), forth, (right - left, bottom - top), flags=nearest)
         moved[top:bottom, left:right] = part > 0
     return moved
 
 
 def _around(mask: Mask) -> tuple[slice, slice]:
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     return slice(max(0, y - MARGIN), y + height + MARGIN), slice(max(0, x - MARGIN), x + width + MARGIN)
 
 
-def _colour_difference(chroma: Sequence[Plane], to_copy: Floats, mask: Mask) -> tuple[float, float]:
-    """Absolute difference under the mask of the copy, median and 90th percentile: the larger of the planes'."""
-    x, y, width, height = cv2.boundingRect(mask.astype(np.uint8))
+def _colour_difference(
+    chroma: Sequence[Plane], to_copy: Floats, mask: Mask, *, corner: tuple[int, int]
+) -> tuple[float, float]:
+    """Absolute difference under the mask, which starts at `corner` (x, y), of the copy.
+
+    Returns the median and the 90th percentile: the larger of the planes'.
+    """
+    x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
+    where = mask[y : y + height, x : x + width]
+    x, y = x + corner[0], y + corner[1]
     back = inverse(to_copy)
     back[:, 2] += back[:, :2] @ [x, y]
-    part = slice(y, y + height), slice(x, x + width)
     linear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    differences = [
-        np.abs(
-            cv2.warpAffine(plane, back, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE) - plane[part]
-        )[mask[part]]
-        for plane in chroma
-    ]
-    median, most = np.percentile(differences, (50, 90), axis=1).max(axis=1).tolist()
-    return median, most
+    differences = []
+    for plane in chroma:
+        source = cv2.warpAffine(plane, back, (width, height), flags=linear, borderMode=cv2.BORDER_REPLICATE)
+        differences.append(np.abs(source - plane[y : y + height, x : x + width])[where])
+    return max(map(quantile, differences)), max(quantile(difference, 0.9) for difference in differences)
 
 
 def _measure(
@@ -356,33 +360,34 @@ def _measure(
     noise_source, noise_copy = source - source_1, copy - copy_1
     band_source, band_copy = source_1 - source_2, copy_1 - copy_2
     core = _eroded(mask, 5)
-    core = core if core.sum() >= MIN_AREA / 2 else mask
+    core = core if np.count_nonzero(core) >= MIN_AREA / 2 else mask
     slope = _mean(band_copy * band_copy + band_source * band_source, 7)
-    flat = core & (slope <= np.median(slope[core]))
+    flat = core & (slope <= quantile(slope[core]))
     ring = _dilated(mask, 25) & ~_dilated(mask, 9) & comparable
     rim = mask & ~_eroded(mask, 9)
     detail = _zncc(source - source_2, copy - copy_2, 9, floor=0.3)
-    beyond = float(np.median(detail[ring])) if ring.any() else 0.0
-    inside = float(np.median(detail[rim])) if rim.any() else 0.0
+    beyond = quantile(detail[ring]) if ring.any() else 0.0
+    inside = quantile(detail[rim]) if rim.any() else 0.0
     even_source, even_copy = _even(band_source), _even(band_copy)
-    noise = float(np.median(np.abs(noise_copy[flat])) + np.median(np.abs(noise_source[flat])))
-    left = float(np.median(np.abs(noise_copy[flat] - noise_source[flat])))
+    noise = quantile(np.abs(noise_copy[flat])) + quantile(np.abs(noise_source[flat]))
+    left = quantile(np.abs(noise_copy[flat] - noise_source[flat]))
     gain, offset, residue = _light(source[core], copy[core])
     slow = _blur(copy - np.float32(gain) * source, SHADING_SIGMA)
     inner = _eroded(mask, 2 * SHADING_MARGIN + 1)
-    inner = inner if inner.sum() >= MIN_AREA / 2 else core
+    inner = inner if np.count_nonzero(inner) >= MIN_AREA / 2 else core
+    shades = slow[inner]
     return Measurements(
         middle=_correlation(even_source, even_copy, core),
         flat_fine=_correlation(_even(noise_source), _even(noise_copy), flat),
-        shifted=max(_correlation(np.roll(even_source, shift, (0, 1)), even_copy, core) for shift in _SHIFTS),
-        lowest=float(np.percentile(detail[core], 10)),
+        shifted=_correlation_shifted(even_source, even_copy, core),
+        lowest=quantile(detail[core], 0.1),
         wobble=_wobble(source_1 - _blur(source, 4.0), copy_1 - _blur(copy, 4.0), core),
         grain_ratio=(left + 0.05) / (noise / math.sqrt(2.0) + 0.05),
         residue=residue,
         noise=noise / 2.0,
         gain=abs(math.log(gain)),
         offset=abs(offset),
-        shading=float(np.percentile(np.abs(slow[inner] - np.median(slow[inner])), 90)),
+        shading=quantile(np.abs(shades - np.float32(quantile(shades))), 0.9),
         chroma=colours[0],
         chroma_most=colours[1],
         beyond=beyond,
@@ -391,12 +396,9 @@ def _measure(
         change=float(np.abs(linear - np.eye(2)).max()),
         contrast=float(copy[mask].std()),
         even=_even_share(copy[mask]),
-        area=float(mask.sum()),
+        area=float(np.count_nonzero(mask)),
         inliers=float(min(places(candidate.p), places(candidate.q))),
     )
-
-
-_SHIFTS: Final = ((0, 3), (3, 0), (2, 2), (2, -2), (0, -3), (-3, 0), (-2, -2), (-2, 2))
 
 
 def _hull(points: Floats, shape: tuple[int, ...]) -> Mask:
@@ -422,7 +424,7 @@ def _moved_if_better(grey: Plane, copy: Plane, back: Floats, hull: Mask, *, poin
 
 def _agreement(grey: Plane, copy: Plane, back: Floats, hull: Mask) -> float:
     """Correlation of the fine detail of copy and source around the matched points, -1 to 1."""
-    x, y, width, height = cv2.boundingRect(hull.astype(np.uint8))
+    x, y, width, height = cv2.boundingRect(hull.view(np.uint8))
     shifted = back.copy()
     shifted[:, 2] += shifted[:, :2] @ [x, y]
     source, part = _warped(grey, shifted, (width, height)), copy[y : y + height, x : x + width]
@@ -439,7 +441,7 @@ def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats, windows: _Wind
     source = _warped(grey, shifted, (part.shape[1], part.shape[0]))
     alike = np.zeros_like(hull)
     alike[near] = hull[near] & _eroded(_zncc(source, part, windows.shape, floor=4.0) > windows.least_shape, 5)
-    return alike if alike.sum() >= MIN_AREA / 2 else hull
+    return alike if np.count_nonzero(alike) >= MIN_AREA / 2 else hull
 
 
 def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
@@ -469,7 +471,7 @@ def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
         spread = max(float((from_source * from_source).sum()), 1e-3)
         gain = np.float32(max(float((from_source * levels).sum()) / spread, LEAST_GAIN))
         difference = levels - gain * from_source
-        typical = float(np.median(np.abs(difference)))
+        typical = quantile(np.abs(difference))
         if typical < least:
             best, least = current, typical
         if step == STEPS:
@@ -497,7 +499,7 @@ def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
 
 def _thinned(mask: Mask) -> Mask:
     """At most about `MAX_ALIGNED` pixels of the mask, evenly."""
-    step = math.ceil(math.sqrt(mask.sum() / MAX_ALIGNED))
+    step = math.ceil(math.sqrt(np.count_nonzero(mask) / MAX_ALIGNED))
     thin = np.zeros_like(mask)
     thin[::step, ::step] = mask[::step, ::step]
     return thin
@@ -511,7 +513,7 @@ def _band(plane: Plane) -> Plane:
 def _tightened(source: Plane, copy: Plane, mask: Mask, q: Floats) -> Mask:
     """The mask without the rim where brightness and contrast made equal leave more than they do inside."""
     core = _eroded(mask, 9)
-    core = core if core.sum() >= MIN_AREA else mask
+    core = core if np.count_nonzero(core) >= MIN_AREA else mask
     gain, _, residue = _light(source[core], copy[core])
     near = _around(mask)
     part, inside = copy[near], mask[near]
@@ -522,13 +524,13 @@ def _tightened(source: Plane, copy: Plane, mask: Mask, q: Floats) -> Mask:
     alike = inside & (left_over < TIGHT_LEVELS * (residue + 1.0))
     tight = mask.copy()
     tight[near] &= _connected(alike, q - [near[1].start, near[0].start], grow=1, least=1)
-    return tight if tight.sum() >= MIN_AREA else mask
+    return tight if np.count_nonzero(tight) >= MIN_AREA else mask
 
 
 def _connected(alike: Mask, points: Floats, grow: int, least: int = 2) -> Mask:
     """The parts of `alike` that hold at least so many of `points`, without holes, grown back to the windows' edge."""
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (5, 5))
-    opened = cv2.morphologyEx(alike.astype(np.uint8), cv2.MORPH_OPEN, disc)
+    opened = cv2.morphologyEx(alike.view(np.uint8), cv2.MORPH_OPEN, disc)
     count, labels = cv2.connectedComponents(opened)
     height, width = alike.shape
     columns, rows = np.clip(np.round(points).astype(np.int64), 0, [width - 1, height - 1]).T
@@ -565,11 +567,11 @@ def _even(plane: Plane) -> Plane:
 
 
 def _eroded(mask: Mask, side: int) -> Mask:
-    return cv2.erode(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    return cv2.erode(mask.view(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 
 def _dilated(mask: Mask, side: int) -> Mask:
-    return cv2.dilate(mask.astype(np.uint8), np.ones((side, side), np.uint8)) > 0
+    return cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)) > 0
 
 
 def _light(source: Plane, copy: Plane) -> tuple[float, float, float]:
@@ -577,8 +579,8 @@ def _light(source: Plane, copy: Plane) -> tuple[float, float, float]:
     mean_source, mean_copy = float(source.mean()), float(copy.mean())
     spread = float(((source - mean_source) ** 2).mean())
     gain = float(((source - mean_source) * (copy - mean_copy)).mean()) / max(spread, 1e-3)
-    residue = np.median(np.abs(copy - mean_copy - gain * (source - mean_source)))
-    return max(gain, LEAST_GAIN), mean_copy - mean_source, float(residue)
+    residue = quantile(np.abs(copy - mean_copy - gain * (source - mean_source)))
+    return max(gain, LEAST_GAIN), mean_copy - mean_source, residue
 
 
 def _even_share(levels: Plane) -> float:
@@ -604,16 +606,38 @@ def _wobble(source: Plane, copy: Plane, where: Mask) -> float:
     determinant, trace = xx * yy - xy * xy, xx + yy
     least = trace / 2 - np.sqrt(np.maximum(trace * trace / 4 - determinant, 0.0))
     distinct = where & (least > LEAST_CORNER)
-    if distinct.sum() < 30:
+    if np.count_nonzero(distinct) < 30:
         return NO_TEXTURE
     scale = 1.0 / determinant[distinct]
     to_x = (yy[distinct] * x[distinct] - xy[distinct] * y[distinct]) * scale
     to_y = (xx[distinct] * y[distinct] - xy[distinct] * x[distinct]) * scale
-    return float(np.median(np.hypot(to_x - np.median(to_x), to_y - np.median(to_y))))
+    to_x -= np.float32(quantile(to_x))
+    to_y -= np.float32(quantile(to_y))
+    return quantile(np.sqrt(to_x * to_x + to_y * to_y))
 
 
 def _correlation(a: Plane, b: Plane, where: Mask) -> float:
     """Correlation of two residuals over an area, -1 to 1."""
-    one, other = a[where], b[where]
+    return _correlation_of(a[where], b[where])
+
+
+def _correlation_of(one: Plane, other: Plane) -> float:
+    """The same of what lies in the area, (n,) each."""
     strength = math.sqrt(float((one * one).sum()) * float((other * other).sum()))
     return float((one * other).sum()) / strength if strength > 1e-6 else 0.0
+
+
+_SHIFT: Final = 3
+_SHIFTS: Final = ((0, 3), (3, 0), (2, 2), (2, -2), (0, -3), (-3, 0), (-2, -2), (-2, 2))
+"""Moves (y, x) by about `_SHIFT` pixels."""
+
+
+def _correlation_shifted(a: Plane, b: Plane, where: Mask) -> float:
+    """The largest correlation of two residuals over an area when `a` is moved by about 3 pixels, in any direction."""
+    height, width = a.shape
+    around = cast("Plane", cv2.copyMakeBorder(a, _SHIFT, _SHIFT, _SHIFT, _SHIFT, cv2.BORDER_WRAP))
+    other = b[where]
+    return max(
+        _correlation_of(around[_SHIFT - y : _SHIFT - y + height, _SHIFT - x : _SHIFT - x + width][where], other)
+        for y, x in _SHIFTS
+    )
