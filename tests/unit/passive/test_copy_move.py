@@ -19,7 +19,7 @@ from services.common.detection import Applicability, Finding, Question, RegionRo
 from services.common.images import Picture
 from services.passive.detectors import registry
 from services.passive.detectors._copy_move import search
-from services.passive.detectors._copy_move.field import find_dense_maps
+from services.passive.detectors._copy_move.field import find_dense_maps, sow
 from services.passive.detectors._copy_move.verify import Verified, verify
 from services.passive.detectors.copy_move import (
     DECISION_SCORE,
@@ -175,11 +175,12 @@ def test_a_turned_picture_gives_the_turned_answer(quarters: int) -> None:
 
 def test_the_dense_field_stops_once_it_is_enough() -> None:
     enough = Event()
-    assert find_dense_maps(data.astronaut(), enough=enough)
+    sown = sow(data.astronaut())
+    assert find_dense_maps(sown, enough=enough)
 
     enough.set()
 
-    assert find_dense_maps(data.astronaut(), enough=enough) == []
+    assert find_dense_maps(sown, enough=enough) == []
 
 
 @pytest.mark.parametrize(("agrees", "whole"), [(True, False), (False, True)])

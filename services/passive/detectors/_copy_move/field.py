@@ -46,7 +46,7 @@ from services.passive.detectors._copy_move.geometry import (
     possible,
 )
 
-__all__ = ["DENSE_PIXELS", "find_dense_maps"]
+__all__ = ["DENSE_PIXELS", "Sown", "find_dense_maps", "sow"]
 
 Indices = NDArray[np.int32]
 
@@ -131,32 +131,78 @@ class _Field:
     root: Indices
 
 
-def find_dense_maps(
-    rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS, enough: Event | None = None
-) -> list[CandidateMap]:
-    """Maps that parts of the dense field follow, those of the largest parts first, in the pixels of `rgb`.
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """n matches that spread.
 
-    Args:
-        rgb: uint8 (height, width, 3).
-        max_pixels: features are computed on at most so many.
-        enough: once it is set, nothing that is found is wanted any more; None: never.
+    Attributes:
+        cell: int32 (n,), numbers of cells of the grid, row by row.
+        x, y: float32 (n,), where they match, in pixels of the reduced picture.
+        root: int32 (n,), numbers of the seeds.
     """
+
+    cell: Indices
+    x: Plane
+    y: Plane
+    root: Indices
+
+    def __len__(self) -> int:
+        return len(self.cell)
+
+    def __getitem__(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> _Front:
+        return _Front(self.cell[kept], self.x[kept], self.y[kept], self.root[kept])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sown:
+    """A picture's features, and the seeds that its dense field grows out of.
+
+    Attributes:
+        features: float32 (h, w, 12), of the reduced picture.
+        distinct: float32 (h, w), 0-1, how distinct each place is.
+        seeds: the matches that growth begins with.
+        linear: float32 (n, 4), how the surroundings of each go along: where steps to the right and down lead.
+        apart: least distance of source and copy, in pixels of the reduced picture.
+        to_full: pixels of the picture in one of the reduced one, along x and along y.
+    """
+
+    features: Plane
+    distinct: Plane
+    seeds: _Front
+    linear: Plane
+    apart: float
+    to_full: Floats
+
+
+def sow(rgb: NDArray[np.uint8], *, max_pixels: int = DENSE_PIXELS) -> Sown:
+    """Features and seeds of a picture, uint8 (height, width, 3); features are computed on at most `max_pixels`."""
     height, width = rgb.shape[:2]
     factor = min(1.0, math.sqrt(max_pixels / (height * width)))
     size = max(16, round(width * factor)), max(16, round(height * factor))
     small = cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if factor < 1.0 else rgb
     colours = cv2.cvtColor(small, cv2.COLOR_RGB2YCrCb)
     apart = min_shift(max(height, width)) * factor
-    enough = enough or Event()
-    features, strength, direction, distinct = _features(np.asarray(colours, np.uint8))
+    features, strength, gradient, distinct = _features(np.asarray(colours, np.uint8))
+    seeds, linear = _seeds(features, strength, gradient, apart)
     to_full = np.array([width / size[0], height / size[1]])
-    seeds, linear = _seeds(features, strength, direction, apart)
-    field = _grown(features, seeds, linear, apart, enough)
+    return Sown(features=features, distinct=distinct, seeds=seeds, linear=linear, apart=apart, to_full=to_full)
+
+
+def find_dense_maps(sown: Sown, *, enough: Event | None = None) -> list[CandidateMap]:
+    """Maps that parts of the dense field follow, those of the largest parts first, in the pixels of the picture.
+
+    Args:
+        sown: what the field grows out of.
+        enough: once it is set, nothing that is found is wanted any more; None: never.
+    """
+    enough = enough or Event()
+    to_full = sown.to_full
+    limit = _limit(sown.features[::STRIDE, ::STRIDE])
+    field = _grown(sown, limit, enough)
     if enough.is_set():
         return []
     maps = []
-    limit = _limit(features[::STRIDE, ::STRIDE])
-    worth = (1.0 - field.cost / np.maximum(limit, 1e-3)) * distinct[::STRIDE, ::STRIDE]
+    worth = (1.0 - field.cost / np.maximum(limit, 1e-3)) * sown.distinct[::STRIDE, ::STRIDE]
     for transform, p, q in _linear_parts(field, cast("Plane", worth)):
         full_p, full_q = (p + 0.5) * to_full - 0.5, (q + 0.5) * to_full - 0.5
         scaled = transform[:, :2] * to_full[:, None] / to_full[None, :]
@@ -215,8 +261,11 @@ def _in_errors(value: Plane, noise: float) -> Plane:
     return cast("Plane", np.copysign(grown, value) * np.float32(1.0 / RELATIVE_ERROR))
 
 
-def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, NDArray[np.complex64], Plane]:
-    """Of each pixel: float32 (h, w, 12) in units of expected error; and what extrema are sought in, (2, h, w)."""
+def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, tuple[Plane, Plane], Plane]:
+    """Of each pixel: float32 (h, w, 12) in units of expected error; what extrema are sought in, (2, h, w).
+
+    And the slopes along x and y, each (h, w), and how distinct it is, 0-1 (h, w).
+    """
     noise = _noise(colours[..., 0])
     planes: list[Plane] = []
     for sigma, orders in ((FINE_SIGMA, 5), (COARSE_SIGMA, 3)):
@@ -237,53 +286,30 @@ def _features(colours: NDArray[np.uint8]) -> tuple[Plane, Plane, NDArray[np.comp
             planes.append(_in_errors(np.asarray(along, np.float32), noise * gains[2]))
     x, y = harmonics[1]
     assert y is not None
-    direction = ((x + 1j * y) / (cv2.magnitude(x, y) + np.float32(1e-6))).astype(np.complex64)
     means = cv2.GaussianBlur(colours, (0, 0), COARSE_SIGMA) * np.float32(1 / MEAN_ERROR)
     features = cast("Plane", cv2.merge([*planes, means]))
-    return features, np.stack([planes[0], planes[6]]), direction, distinct
+    return features, np.stack([planes[0], planes[6]]), (x, y), distinct
 
 
 # --- Nearest neighbours ---
-
-
-@dataclass(frozen=True, slots=True)
-class _Front:
-    """n matches that spread.
-
-    Attributes:
-        cell: int32 (n,), numbers of cells of the grid, row by row.
-        x, y: float32 (n,), where they match, in pixels of the reduced picture.
-        root: int32 (n,), numbers of the seeds.
-    """
-
-    cell: Indices
-    x: Plane
-    y: Plane
-    root: Indices
-
-    def __len__(self) -> int:
-        return len(self.cell)
-
-    def __getitem__(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> _Front:
-        return _Front(self.cell[kept], self.x[kept], self.y[kept], self.root[kept])
 
 
 def _join(fronts: list[_Front]) -> _Front:
     return _Front(*(np.concatenate([getattr(front, name) for front in fronts]) for name in _Front.__slots__))
 
 
-def _grown(features: Plane, seeds: _Front, linear: Plane, apart: float, enough: Event) -> _Field:
-    """The field that grows out of the seeds, whose surroundings go along as `linear` says, until it is enough."""
-    height, width = features.shape[:2]
-    rows, columns = (height + STRIDE - 1) // STRIDE, (width + STRIDE - 1) // STRIDE
+def _grown(sown: Sown, limit: Plane, enough: Event) -> _Field:
+    """The field that grows out of the seeds, each match within the `limit` of its cell, until it is enough."""
+    rows, columns = limit.shape
     field = _Field(
         x=np.full((rows, columns), -1e6, np.float32),
         y=np.full((rows, columns), -1e6, np.float32),
-        cost=_limit(features[::STRIDE, ::STRIDE]),
+        cost=limit.copy(),
         root=np.full((rows, columns), -1, np.int32),
     )
-    ways = np.float32(STRIDE) * linear
-    front = _settle(features, field, seeds, apart)
+    ways = np.float32(STRIDE) * sown.linear
+    own = sown.features[::STRIDE, ::STRIDE].reshape(rows * columns, -1)
+    front = _settle(sown, field, own, sown.seeds)
     for step in range(MAX_STEPS):
         if 0 < step <= TRIAL_STEPS and len(front):
             grown = np.bincount(field.root[field.root >= 0])
@@ -301,7 +327,7 @@ def _grown(features: Plane, seeds: _Front, linear: Plane, apart: float, enough: 
         ):
             moved = _Front(front.cell + np.int32(to_cell), front.x + to_x, front.y + to_y, front.root)
             spread.append(moved[inside])
-        front = _settle(features, field, _join(spread), apart)
+        front = _settle(sown, field, own, _join(spread))
     return field
 
 
@@ -311,10 +337,13 @@ def _limit(features: Plane) -> Plane:
     return cast("Plane", np.minimum(MAX_COST, MAX_SHARE * np.einsum("...i,...i->...", shape, shape)))
 
 
-def _settle(features: Plane, field: _Field, front: _Front, apart: float) -> _Front:
-    """Takes those of the matches that are better than what is there; returns them, each moved to its best pixel."""
-    height, width, length = features.shape
-    rows = features.reshape(-1, length)
+def _settle(sown: Sown, field: _Field, own: Plane, front: _Front) -> _Front:
+    """Takes those of the matches that are better than what is there; returns them, each moved to its best pixel.
+
+    `own` are the features of each cell, (cells, 12).
+    """
+    height, width, length = sown.features.shape
+    rows = sown.features.reshape(-1, length)
     field_x, field_y, field_cost, field_root = (
         plane.reshape(-1) for plane in (field.x, field.y, field.cost, field.root)
     )
@@ -322,44 +351,44 @@ def _settle(features: Plane, field: _Field, front: _Front, apart: float) -> _Fro
     row, column = np.divmod(front.cell, np.int32(field.x.shape[1]))
     own_x, own_y = column * np.int32(STRIDE), row * np.int32(STRIDE)
     dx, dy = x - own_x, y - own_y
-    kept = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1) & (dx * dx + dy * dy >= apart * apart)
+    kept = (x > 0) & (x < width - 1) & (y > 0) & (y < height - 1) & (dx * dx + dy * dy >= sown.apart**2)
     # What comes back to a cell from the neighbour that it went to says nothing new.
     kept &= (np.abs(field_x.take(front.cell) - front.x) > 0.5) | (np.abs(field_y.take(front.cell) - front.y) > 0.5)
 
-    def cost_of(at: Indices, mine: Plane) -> Plane:
+    def cost_of(at: NDArray[np.int64], mine: Plane) -> Plane:
         difference = rows.take(at, axis=0)
         difference -= mine
         return cast("Plane", np.einsum("ij,ij->i", difference, difference))
 
-    # From here on, numbers into `front` instead of ever smaller copies of it.
+    # From here on, numbers into `front` instead of ever smaller copies of it; and int64, which NumPy takes faster by.
     which = np.flatnonzero(kept)
-    at, mine = (y * width + x).take(which), rows.take((own_y * width + own_x).take(which), axis=0)
-    present = field_cost.take(front.cell.take(which))
+    at, own_cell = (y * width + x).take(which).astype(np.int64), front.cell.take(which).astype(np.int64)
+    mine, present = own.take(own_cell, axis=0), field_cost.take(own_cell)
     best = cost_of(at, mine)
     near = np.flatnonzero(best < FAR * present)
     which, at, present, best = which[near], at[near], present[near], best[near]
     mine = mine.take(near, axis=0)
     moved = np.zeros(len(at), np.int8)
     for move, (to_x, to_y) in enumerate(_MOVES[1:], 1):
-        cost = cost_of(at + np.int32(to_y * width + to_x), mine)
-        moved[cost < best] = move
+        cost = cost_of(at + (to_y * width + to_x), mine)
+        np.copyto(moved, np.int8(move), where=cost < best)
         best = np.minimum(best, cost)
     better = np.flatnonzero(best < present)
     which, best, moved = which[better], best[better], moved[better]
-    # Of several proposals to one cell, the best.
+    # Of several proposals to one cell, the best, and of several that are as good, the first.
     cell = front.cell[which]
-    order = np.lexsort((best, cell))
-    order = order[np.diff(cell[order], prepend=-1) != 0]
-    front, best, (to_x, to_y) = front[which[order]], best[order], np.array(_MOVES, np.float32)[moved[order]].T
+    np.minimum.at(field_cost, cell, best)
+    best_there = np.flatnonzero(best == field_cost.take(cell))
+    order = best_there[np.unique(cell[best_there], return_index=True)[1]]
+    front, (to_x, to_y) = front[which[order]], np.array(_MOVES, np.float32)[moved[order]].T
     front = _Front(front.cell, front.x + to_x, front.y + to_y, front.root)
-    field_cost[front.cell] = best
     field_x[front.cell] = front.x
     field_y[front.cell] = front.y
     field_root[front.cell] = front.root
     return front
 
 
-def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], apart: float) -> tuple[_Front, Plane]:
+def _seeds(features: Plane, strength: Plane, gradient: tuple[Plane, Plane], apart: float) -> tuple[_Front, Plane]:
     """Matches of extrema with those of the others that resemble them most, moved only, rotated and mirrored.
 
     And float32 (n, 4), how the surroundings of each go along: where steps to the right and down lead, (x, y, x, y).
@@ -390,7 +419,11 @@ def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
     far &= near >= 0
     a, rank = np.nonzero(far & (squared < _limit(described)[:, None]))
     b = near[a, rank]
-    linear, supported = _linear_of(features, direction, points[a], points[b])
+    slope_x, slope_y = (slope.ravel()[points] for slope in gradient)
+    steepness = cv2.magnitude(slope_x, slope_y).ravel() + np.float32(1e-6)
+    direction = ((slope_x + 1j * slope_y) / steepness).astype(np.complex64)
+    kinds = _kinds(direction[a], direction[b])
+    linear, supported = _linear_of(features, kinds, points[a], points[b])
     a, b, linear = a[supported], b[supported], linear[supported]
     in_x, in_y = (x[a] % STRIDE).astype(np.float32), (y[a] % STRIDE).astype(np.float32)
     columns = (width + STRIDE - 1) // STRIDE
@@ -403,32 +436,35 @@ def _seeds(features: Plane, strength: Plane, direction: NDArray[np.complex64], a
     return seeds, linear
 
 
-def _linear_of(
-    features: Plane, direction: NDArray[np.complex64], a: NDArray[np.int64], b: NDArray[np.int64]
-) -> tuple[Plane, NDArray[np.bool_]]:
-    """How the surroundings of each pair of pixels go along best, and whether they do so well enough.
+def _kinds(at: NDArray[np.complex64], to: NDArray[np.complex64]) -> list[Plane]:
+    """How surroundings may go along, each float32 (n, 4): moved only, rotated, or mirrored and rotated.
 
-    They may be moved only, rotated, or mirrored and rotated, by the directions of the gradients.
+    By the directions of the gradients at both ends.
     """
-    height, width, length = features.shape
-    rows = features.reshape(-1, length)
-    at, to = direction.ravel()[a], direction.ravel()[b]
     turned, mirrored = to * at.conj(), to * at
-    one, nought = np.ones(len(a), np.float32), np.zeros(len(a), np.float32)
-    kinds = [
+    one, nought = np.ones(len(at), np.float32), np.zeros(len(at), np.float32)
+    return [
         np.column_stack([one, nought, nought, one]),
         np.column_stack([turned.real, turned.imag, -turned.imag, turned.real]),
         np.column_stack([mirrored.real, mirrored.imag, mirrored.imag, -mirrored.real]),
     ]
+
+
+def _linear_of(
+    features: Plane, kinds: list[Plane], a: NDArray[np.int64], b: NDArray[np.int64]
+) -> tuple[Plane, NDArray[np.bool_]]:
+    """In which of the ways the surroundings of each pair of pixels go along best, and whether well enough."""
+    height, width, length = features.shape
+    rows = features.reshape(-1, length)
     misfit = np.zeros((len(kinds), len(a)), np.float32)
     bx, by = (b % width).astype(np.float32), (b // width).astype(np.float32)
     for right, down in ((SUPPORT, 0), (-SUPPORT, 0), (0, SUPPORT), (0, -SUPPORT)):
-        own = rows[np.clip(a + down * width + right, 0, len(rows) - 1)]
+        own = rows.take(a + (down * width + right), axis=0, mode="clip")
         limit = _limit(own) + 1e-3
         for index, kind in enumerate(kinds):
             x = np.clip(np.rint(bx + right * kind[:, 0] + down * kind[:, 2]), 0, width - 1)
             y = np.clip(np.rint(by + right * kind[:, 1] + down * kind[:, 3]), 0, height - 1)
-            difference = rows[(y * width + x).astype(np.int64)]
+            difference = rows.take((y * width + x).astype(np.int64), axis=0)
             difference -= own
             misfit[index] += np.minimum(np.einsum("ij,ij->i", difference, difference) / limit, 2.0)
     best = misfit.argmin(axis=0)
@@ -496,5 +532,7 @@ def _robust_fit(p: Floats, q: Floats) -> Floats | None:
             return None
         transform = least_squares(p, q)
         kept = errors(transform, p, q) < FIT_TOLERANCE
+        if kept.all():
+            break
         p, q = p[kept], q[kept]
     return transform if possible(transform) else None

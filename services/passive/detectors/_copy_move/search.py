@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.passive.detectors._copy_move.direction import source_is_first
-from services.passive.detectors._copy_move.field import DENSE_PIXELS, find_dense_maps
+from services.passive.detectors._copy_move.field import DENSE_PIXELS, find_dense_maps, sow
 from services.passive.detectors._copy_move.geometry import (
     SAME_MAP_PIXELS,
     CandidateMap,
@@ -137,7 +137,7 @@ def find_copy_moves(
     1. Maps are sought by keypoints, in at most `KEYPOINT_PIXELS`.
     2. Each is verified on the pixels of `rgb`, and scored.
     3. Unless a copy is certain by now, so are those of the dense field, in at most `dense_pixels`, which a second
-       thread has begun meanwhile.
+       thread has begun meanwhile: features and seeds beside the keypoints, growth beside their verification.
 
     Args:
         rgb: uint8 (height, width, 3), at most about 2 megapixels (time and memory grow with it).
@@ -150,25 +150,26 @@ def find_copy_moves(
 
     The same array gives the same answer. OpenCV's generator of random numbers (of this thread) is seeded.
     """
-    grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    plane = grey.astype(np.float32)
-    chroma = _chroma(rgb)
     found: list[Verified] = []
     matches = 0
-    factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
-    small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
-    keypoints = Keypoints.none()
-    if by_keypoints:
-        keypoints = find_keypoints(
-            small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
-        )
-    match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
     dense = dense_pixels > 0
     enough = Event()
-    # A second thread seeks mirrored copies, then by the dense field, while this one seeks, and verifies, the others.
+    # A second thread sows the dense field while this one finds keypoints; then it seeks mirrored copies, and by the
+    # dense field, while this one seeks, and verifies, the others.
     with ThreadPoolExecutor(1) as second:
+        sown = second.submit(sow, rgb, max_pixels=dense_pixels) if dense else None
+        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
+        small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
+        keypoints = Keypoints.none()
+        if by_keypoints:
+            keypoints = find_keypoints(
+                small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
+            )
+        match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
         turned = second.submit(match, mirrored=True) if mirrored else None
-        dense_maps = second.submit(find_dense_maps, rgb, max_pixels=dense_pixels, enough=enough) if dense else None
+        dense_maps = second.submit(lambda: find_dense_maps(sown.result(), enough=enough)) if sown else None
+        plane, chroma = grey.astype(np.float32), _chroma(rgb)
         for answer in (match, turned.result) if turned else (match,):
             count, maps = answer()
             matches += count
