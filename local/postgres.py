@@ -35,7 +35,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -285,15 +286,14 @@ class Cluster:
             making = self.folder / "making"
             shutil.rmtree(making, ignore_errors=True)
             _log("first start: making the database")
-            # The superuser's password is nobody's: administration goes through `postgres --single`.
-            self._finish(
-                [
-                    *(self.program("initdb"), "--pgdata", str(making), "--username", SUPERUSER, "--pwfile=/dev/stdin"),
-                    *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
-                    *("--builtin-locale=C.UTF-8", "--data-checksums"),
-                ],
-                stdin=secrets.token_urlsafe(24) + "\n",
-            )
+            with self._nobodys_password() as password_file:
+                self._finish(
+                    [
+                        *(self.program("initdb"), "--pgdata", str(making), "--username", SUPERUSER),
+                        *(f"--pwfile={password_file}", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"),
+                        *("--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--data-checksums"),
+                    ]
+                )
             self._sql(
                 making,
                 "CREATE EXTENSION vector;",
@@ -309,6 +309,23 @@ class Cluster:
             self._sql(self.data, f"ALTER ROLE {ROLE} PASSWORD '{literal}';")
             known.write_text(digest, encoding="ascii")
             known.chmod(0o600)
+
+    @contextmanager
+    def _nobodys_password(self) -> Iterator[Path]:
+        """A file with the superuser's password, which nobody keeps: administration goes through `postgres --single`.
+
+        A file and not /dev/stdin, which a process that has become another user may not open on every kernel.
+        """
+        file = self.folder / "superuser-password"
+        file.unlink(missing_ok=True)
+        with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+            opened.write(secrets.token_urlsafe(24) + "\n")
+        try:
+            if (user := self.account.user) is not None:
+                os.chown(file, user.pw_uid, user.pw_gid)
+            yield file
+        finally:
+            file.unlink()
 
     def forget_process(self) -> None:
         """Removes what a killed PostgreSQL left; only while the lock is held, so that none runs."""
@@ -327,7 +344,7 @@ class Cluster:
             stdin="".join(f"{statement}\n" for statement in statements),
         )
 
-    def _finish(self, command: Sequence[str], *, stdin: str) -> None:
+    def _finish(self, command: Sequence[str], *, stdin: str = "") -> None:
         """Runs a program to its end; raises PostgresError if it fails."""
         done = subprocess.run(
             command,

@@ -1,6 +1,6 @@
 """Aligned face chips, as dlib cuts them: upright, eyes at fixed places, one size.
 
-The networks for age and gender were trained on dlib's chips. A chip is the face turned, scaled and moved (a similarity
+All networks for faces see such chips. A chip is the face turned, scaled and moved (a similarity
 transform, fitted by least squares) so that its landmarks come closest to those of an average face, with a padding of
 0.2 of the average face's size on each side. dlib's landmarks are the corners of the eyes and the base of the nose; the
 finders here give the centres of the eyes and the mouth. `_AVERAGE_FACE` says where those lie in such a chip.
@@ -71,8 +71,9 @@ def face_chip(
         size: side of the chip, in pixels.
         zoom: above 1 the chip shows less around the face, below 1 more.
         turn_degrees: the chip is turned so much about its middle, clockwise.
-        as_dlib: whether landmarks with the corners of the mouth are taken to where those lie in dlib's chips. The
-            networks that were trained here learned from chips for which all landmarks go to the same places.
+        as_dlib: whether landmarks with the corners of the mouth are taken to where those lie in dlib's chips, for
+            dlib's own networks (`training.faces.attributes.wild`). The networks that were trained here learned from
+            chips for which all landmarks go to the same places.
 
     Returns:
         uint8 (size, size, 3).
