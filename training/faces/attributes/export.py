@@ -32,7 +32,8 @@ def export_head(head: Head, target: Path, facts: Mapping[str, str]) -> None:
         facts: metadata by name.
     """
     if head.weights.shape[1] == 1:
-        head = Head(head.weights * np.float32([0, 1]), head.bias * np.float32([0, 1]))
+        second = np.array([0, 1], np.float32)
+        head = Head(head.weights * second, head.bias * second)
     width, classes = head.weights.shape
     model = helper.make_model(
         helper.make_graph(

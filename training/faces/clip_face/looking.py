@@ -38,9 +38,9 @@ class ClipFace:
         options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
 
-    def __call__(self, views: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def __call__(self, views: Sequence[NDArray[np.uint8]] | NDArray[np.uint8]) -> NDArray[np.float32]:
         """What it sees of chips, uint8 (160, 160, 3) each: float32 (n, 3072)."""
-        if not views:
+        if not len(views):
             return np.zeros((0, TRACES), np.float32)
         parts = [views[start : start + _BATCH] for start in range(0, len(views), _BATCH)]
-        return np.concatenate([self._session.run([OUTPUT], {INPUT: prepared(part)})[0] for part in parts])
+        return np.concatenate([self._session.run([OUTPUT], {INPUT: prepared(list(part))})[0] for part in parts])
