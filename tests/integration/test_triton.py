@@ -183,7 +183,7 @@ def test_shapes_that_do_not_fit_together_run_apart(client):
     [
         (("nobody", "traces", seen(1), "probabilities"), ("NOT_FOUND", "unknown model")),
         (("age", "traces", seen(1)[:, :32], "probabilities"), ("INVALID_ARGUMENT", "shape")),
-        (("age", "traces", seen(1)[0], "probabilities"), ("INVALID_ARGUMENT", "shape")),
+        (("age", "traces", seen(1)[None], "probabilities"), ("INVALID_ARGUMENT", "shape")),
         (("age", "traces", seen(33), "probabilities"), ("INVALID_ARGUMENT", "batch")),
         (("age", "traces", seen(1).astype(np.float64), "probabilities"), ("INVALID_ARGUMENT", "FP64")),
         (("age", "pictures", seen(1), "probabilities"), ("INVALID_ARGUMENT", "pictures")),
