@@ -30,6 +30,10 @@ __all__ = ["LIKELIHOOD_RATIOS", "detect_fake_faces"]
 MIN_FACE: Final = 40.0
 """Shortest side of a face's box in pixels. The network sees 160 pixels: smaller faces are mostly enlargement."""
 
+MIN_CONFIDENCE: Final = 0.6
+"""Of its finder that it is a face. What is none is no face that was put in: of what YuNet finds from 0.5 on 3 % are
+none, from 0.6 on 1 % (`services.faces.finders.looks`)."""
+
 LIKELIHOOD_RATIOS: Final[tuple[tuple[float, float], ...]] = ((FAKE_FROM, 0.3), (0.0, 0.0))
 """Least score and log10 likelihood ratio: weak (docs/policy.md) as long as nothing is calibrated, for it was trained on
 few generators. Nothing found says nothing: faces of generators that it never saw are missed."""
@@ -43,7 +47,7 @@ few generators. Nothing found says nothing: faces of generators that it never sa
     techniques=(Technique.FACE,),
     papers=("10.1109/CVPR.2015.7298682", "10.1109/CVPR52688.2022.01816", "10.1007/978-3-031-73220-1_23"),
     models=(traces.MODEL, NETWORK.model),
-    parameters={"min_face": MIN_FACE, "decision_score": FAKE_FROM},
+    parameters={"min_face": MIN_FACE, "min_confidence": MIN_CONFIDENCE, "decision_score": FAKE_FROM},
 )
 async def detect_fake_faces(picture: Picture, description: Description) -> Finding:
     """Says how much each face looks like a generated or swapped one; the most suspicious face decides."""
@@ -51,7 +55,10 @@ async def detect_fake_faces(picture: Picture, description: Description) -> Findi
         return Finding.not_applicable("No face was found in the picture.")
     if (error := description.unanswered.get(NETWORK.model)) is not None:
         raise error
-    large = [each for each in description.faces if min(each.face.box.width, each.face.box.height) >= MIN_FACE]
+    sure = [each for each in description.faces if each.face.confidence >= MIN_CONFIDENCE]
+    if not sure:
+        return Finding.not_applicable(f"What looks like a face is one with a confidence below {MIN_CONFIDENCE}.")
+    large = [each for each in sure if min(each.face.box.width, each.face.box.height) >= MIN_FACE]
     scored = [(each.deepfake.score, each) for each in large if each.deepfake]
     if not scored:
         return Finding.not_applicable(f"No face is {MIN_FACE:.0f} pixels wide and high.")
@@ -60,14 +67,14 @@ async def detect_fake_faces(picture: Picture, description: Description) -> Findi
     return Finding(
         applicability=Applicability.APPLIED,
         score=score,
-        explanation=_in_words(len(scored), len(fakes), len(description.faces) - len(large)),
+        explanation=_in_words(len(scored), len(fakes), len(sure) - len(large)),
         log10_likelihood_ratio=next(log10 for least, log10 in LIKELIHOOD_RATIOS if score >= least),
         technique=Technique.FACE if fakes else None,
         regions=_regions(fakes),
         details={
             "faces": len(scored),
             "fake_faces": len(fakes),
-            "too_small": len(description.faces) - len(large),
+            "too_small": len(sure) - len(large),
             "most_suspicious": [round(value) for value in _corners(worst.face.box)],
         },
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ from services.common.errors import ModelUnavailable
 from services.common.images import Picture
 from services.faces.attributes import deepfake
 from services.faces.describing import Description
-from services.faces.detectors.facenet_realfake import MIN_FACE, detect_fake_faces
+from services.faces.detectors.facenet_realfake import MIN_CONFIDENCE, MIN_FACE, detect_fake_faces
 from services.faces.face import Box, DeepfakeEstimate, DescribedFace, DetectedFace, FaceDetector
 
 FACE = DetectedFace(box=Box(177, 82, 272, 177), confidence=0.9, detector=FaceDetector.HAAR)
@@ -92,6 +94,13 @@ async def test_no_face_or_none_large_enough_is_nothing_to_look_at(astronaut):
     small = Box(0, 0, MIN_FACE - 1, MIN_FACE)
     tiny = await detect_fake_faces(astronaut, Description((described(0.99, small),), {}))
     assert none.applicability is tiny.applicability is Applicability.NOT_APPLICABLE
+
+
+async def test_what_is_hardly_a_face_is_no_fake_one(astronaut):
+    unsure = replace(FACE, confidence=MIN_CONFIDENCE - 0.01)
+    doubtful = DescribedFace(face=unsure, deepfake=deepfake.DeepfakeEstimate(0.99))
+    finding = await detect_fake_faces(astronaut, Description((doubtful,), {}))
+    assert finding.applicability is Applicability.NOT_APPLICABLE
 
 
 async def test_a_network_that_is_away_is_no_answer(astronaut):
