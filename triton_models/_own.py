@@ -21,8 +21,8 @@ __all__ = ["LICENCE", "OwnModels", "read_own"]
 LICENCE: Final = "LicenseRef-Own"
 """What is told of the licence of weights that somebody else brought."""
 WEIGHTS: Final = PurePosixPath("1/model.onnx")
-_INPUTS: Final = {"facenet_realfake": ("faces", "traces")}
-"""What a model is given under these names; one that was imported for an earlier version may not take it."""
+_INPUTS: Final = {"facenet_realfake": ("faces", "traces"), "age": ("traces",), "gender": ("traces",)}
+"""What these models are given; one that was made for an earlier version may not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,4 +65,4 @@ def _problem(place: Path) -> str | None:
         return f"its folder lacks {' and '.join(lacking)}"
     config = (place / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
     untaken = [name for name in _INPUTS.get(place.name, ()) if f'name: "{name}"' not in config]
-    return f"it takes no input {' and '.join(untaken)}: import it again" if untaken else None
+    return f"it takes no input {' and '.join(untaken)}: import it again, or make it anew" if untaken else None

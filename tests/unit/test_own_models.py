@@ -95,15 +95,16 @@ def test_a_folder_that_is_no_model_is_named_and_ours_stays(folder, source, name,
     assert any(name in line and (lacks or "a-z") in line for line in lines)
 
 
-def test_a_classifier_of_faces_that_takes_no_traces_is_to_be_imported_again(folder, source):
-    place = own(folder, "facenet_realfake")
-    (place / "config.pbtxt").write_text('input [ { name: "faces" } ]', encoding="utf-8")
+@pytest.mark.parametrize(("name", "before"), [("facenet_realfake", "faces"), ("age", "images"), ("gender", "images")])
+def test_a_model_of_faces_that_takes_no_traces_is_to_be_imported_again(folder, source, name, before):
+    place = own(folder, name)
+    (place / "config.pbtxt").write_text(f'input [ {{ name: "{before}" }} ]', encoding="utf-8")
     _, lines = run([model("net")], folder, source)
-    assert any("facenet_realfake" in line and "no input traces: import it again" in line for line in lines)
-    assert not (folder.repository / "facenet_realfake").exists()
+    assert any(name in line and "no input traces: import it again" in line for line in lines)
+    assert not (folder.repository / name).exists()
     (place / "config.pbtxt").write_text('input [ { name: "faces" }, { name: "traces" } ]', encoding="utf-8")
     run([model("net")], folder, source)
-    assert served(folder, "facenet_realfake") == OTHER
+    assert served(folder, name) == OTHER
 
 
 CARD = """# net

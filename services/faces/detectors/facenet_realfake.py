@@ -67,7 +67,7 @@ async def detect_fake_faces(picture: Picture, description: Description) -> Findi
     return Finding(
         applicability=Applicability.APPLIED,
         score=score,
-        explanation=_in_words(len(scored), len(fakes), len(sure) - len(large)),
+        explanation=_in_words(len(scored), len(fakes), len(sure) - len(large), len(description.faces) - len(sure)),
         log10_likelihood_ratio=next(log10 for least, log10 in LIKELIHOOD_RATIOS if score >= least),
         technique=Technique.FACE if fakes else None,
         regions=_regions(fakes),
@@ -75,6 +75,7 @@ async def detect_fake_faces(picture: Picture, description: Description) -> Findi
             "faces": len(scored),
             "fake_faces": len(fakes),
             "too_small": len(sure) - len(large),
+            "doubtful": len(description.faces) - len(sure),
             "most_suspicious": [round(value) for value in _corners(worst.face.box)],
         },
     )
@@ -94,7 +95,7 @@ def _corners(box: Box) -> tuple[float, float, float, float]:
     return box.x_min, box.y_min, box.x_max, box.y_max
 
 
-def _in_words(looked_at: int, fakes: int, too_small: int) -> str:
+def _in_words(looked_at: int, fakes: int, too_small: int, doubtful: int) -> str:
     faces = "the face looks" if looked_at == 1 else f"{fakes or 'none'} of the {looked_at} faces look"
     if fakes:
         said = f"To the network {faces} generated or swapped."
@@ -102,4 +103,5 @@ def _in_words(looked_at: int, fakes: int, too_small: int) -> str:
         said = "To the network the face looks real; faces of generators that it does not know often do."
     else:
         said = f"To the network all {looked_at} faces look real; those of generators that it does not know often do."
-    return said + (f" {too_small} more faces are too small to tell." if too_small else "")
+    said += f" {too_small} more faces are too small to tell." if too_small else ""
+    return said + (f" {doubtful} more look hardly like a face, and were not judged." if doubtful else "")

@@ -101,6 +101,11 @@ async def test_what_is_hardly_a_face_is_no_fake_one(astronaut):
     doubtful = DescribedFace(face=unsure, deepfake=deepfake.DeepfakeEstimate(0.99))
     finding = await detect_fake_faces(astronaut, Description((doubtful,), {}))
     assert finding.applicability is Applicability.NOT_APPLICABLE
+    beside = await detect_fake_faces(astronaut, Description((described(0.1), doubtful), {}))
+    assert beside.score == pytest.approx(0.1)
+    assert beside.technique is None
+    assert beside.details["doubtful"] == 1
+    assert "1 more look" in beside.explanation
 
 
 async def test_a_network_that_is_away_is_no_answer(astronaut):

@@ -1,1 +1,1 @@
-"""Apparent gender and age: the ResNet-10 that says age, taught both on labelled faces of all ages."""
+"""Apparent gender and age: heads on what CLIP's first blocks see, fitted on labelled faces of all ages."""
