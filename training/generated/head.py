@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-__all__ = ["LIMIT", "LinearHead", "calibrated", "fit_linear"]
+__all__ = ["LIMIT", "LinearHead", "calibrated", "fit_linear", "platt_scaling"]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -50,8 +50,16 @@ def fit_linear(matrix: Floats, labels: NDArray[np.bool_], weights: Doubles, *, s
 
 
 def calibrated(head: LinearHead, margins: Doubles, labels: NDArray[np.bool_], weights: Doubles) -> LinearHead:
-    """The head whose margin is a log likelihood ratio on the given pictures (Platt scaling, both classes alike)."""
+    """The head whose margin is a log likelihood ratio on the given pictures (`platt_scaling`)."""
+    slope, shift = platt_scaling(margins, labels, weights)
+    return replace(head, weights=head.weights * slope, bias=head.bias * slope + shift)
+
+
+def platt_scaling(margins: Doubles, labels: NDArray[np.bool_], weights: Doubles) -> tuple[float, float]:
+    """Slope and shift that make margins (n,) of labels (n,) log odds, by logistic regression (Platt 1999).
+
+    J. Platt, "Probabilistic outputs for support vector machines", Advances in Large Margin Classifiers, 1999.
+    """
     model = LogisticRegression(C=1e3, max_iter=1000)
     model.fit(margins[:, None], labels, sample_weight=weights)
-    slope = max(float(model.coef_[0, 0]), 1e-3)
-    return replace(head, weights=head.weights * slope, bias=head.bias * slope + float(model.intercept_[0]))
+    return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])

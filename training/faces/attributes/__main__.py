@@ -23,7 +23,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
+from typing import Final, Literal, get_args
 
 import cv2
 import numpy as np
@@ -37,10 +37,10 @@ from training.data.settings import HERE as DATA
 from training.data.settings import DataSettings
 from training.data.sources import read_source
 from training.faces.attributes import judging
-from training.faces.attributes.export import ANSWERS, Answer, ask, export_head
 from training.faces.attributes.faces import FaceStore, LabelledFace, cut_face, far_from, parts
 from training.faces.attributes.heads import fit_ages, fit_gender, years_of
 from training.faces.attributes.wild import Teacher, wild_faces
+from training.faces.clip_face.export import ask, export_head
 from training.faces.clip_face.looking import ClipFace
 from training.faces.finding import ServedYuNet
 from training.faces.realfake.patches import PatchStore
@@ -49,6 +49,9 @@ from training.faces.settings import FaceSettings
 RGB = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
+
+Answer = Literal["gender", "age"]
+ANSWERS: Final[tuple[Answer, ...]] = get_args(Answer)
 
 HERE: Final = Path(__file__).resolve().parent
 MODELS: Final = HERE.parents[2] / "triton_models"

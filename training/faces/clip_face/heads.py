@@ -55,14 +55,22 @@ class Scaling:
         return Head(unscaled.astype(np.float32), (bias - self.mean @ unscaled).astype(np.float32))
 
 
-def fit_head(traces: Floats, classes: NDArray[np.integer | np.bool_], *, strength: float) -> Head:
+def fit_head(
+    traces: Floats,
+    classes: NDArray[np.integer | np.bool_],
+    *,
+    strength: float,
+    weights: NDArray[np.float64] | None = None,
+) -> Head:
     """Logistic regression on scaled traces.
 
     Args:
         traces: (n, traces).
         classes: (n,): of two classes the head tells the second's log odds, of more one for each.
-        strength: scikit-learn's C.
+        strength: scikit-learn's C, where weights have a mean of 1.
+        weights: (n,), how much each row counts; without, all count alike.
     """
     scaling = Scaling.of(traces)
-    model = LogisticRegression(C=strength, max_iter=1000).fit(scaling(traces), classes)
+    model = LogisticRegression(C=strength, max_iter=1000)
+    model.fit(scaling(traces), classes, sample_weight=None if weights is None else weights / weights.mean())
     return scaling.folded_in(model.coef_.T, model.intercept_)

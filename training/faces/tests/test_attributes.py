@@ -9,11 +9,11 @@ from services.faces.attributes.traces import SIDE
 from services.faces.face import Box, DetectedFace, FaceDetector, Landmarks
 from training.data.hashing import dhash, mirrored
 from training.data.manifest import Row
-from training.faces.attributes.export import ask, export_head
 from training.faces.attributes.faces import FaceStore, LabelledFace, far_from, parts
 from training.faces.attributes.heads import fit_ages, fit_gender, years_of
 from training.faces.attributes.judging import Judged, refusal, table
 from training.faces.attributes.wild import Teacher, wild_faces
+from training.faces.clip_face.export import ask, export_head
 from training.faces.clip_face.heads import Head
 from training.faces.clip_face.looking import TRACES
 from training.faces.realfake.patches import landmark_places

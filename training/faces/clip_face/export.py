@@ -1,10 +1,10 @@
-"""From heads to what Triton serves: one answer a file, probabilities of traces."""
+"""From heads on traces to what Triton serves: one answer a file, probabilities."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final
 
 import numpy as np
 import onnx
@@ -16,10 +16,8 @@ from services.faces.attributes._network import OUTPUT
 from services.faces.attributes.traces import OUTPUT as TRACES
 from training.faces.clip_face.heads import Head
 
-__all__ = ["ANSWERS", "Answer", "ask", "export_head"]
+__all__ = ["ask", "export_head"]
 
-Answer = Literal["gender", "age"]
-ANSWERS: Final[tuple[Answer, ...]] = get_args(Answer)
 _OPSET: Final = 17
 
 
