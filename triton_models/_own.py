@@ -9,6 +9,7 @@ They are put in place like those of models.lock, with the digest that the file h
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -21,8 +22,12 @@ __all__ = ["LICENCE", "OwnModels", "read_own"]
 LICENCE: Final = "LicenseRef-Own"
 """What is told of the licence of weights that somebody else brought."""
 WEIGHTS: Final = PurePosixPath("1/model.onnx")
-_INPUTS: Final = {"facenet_realfake": ("faces", "traces"), "age": ("traces",), "gender": ("traces",)}
-"""What these models are given; one that was made for an earlier version may not take it."""
+_INPUTS: Final = {
+    "facenet_realfake": {"faces": "TYPE_UINT8", "traces": "TYPE_FP32"},
+    "age": {"traces": "TYPE_FP32"},
+    "gender": {"traces": "TYPE_FP32"},
+}
+"""What these models are given, and as what; one that was made for an earlier version may not take it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,5 +69,9 @@ def _problem(place: Path) -> str | None:
     if lacking:
         return f"its folder lacks {' and '.join(lacking)}"
     config = (place / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
-    untaken = [name for name in _INPUTS.get(place.name, ()) if f'name: "{name}"' not in config]
+    untaken = [
+        f"{name} ({kind})"
+        for name, kind in _INPUTS.get(place.name, {}).items()
+        if not re.search(rf'name:\s*"{name}"\s*data_type:\s*{kind}\b', config)
+    ]
     return f"it takes no input {' and '.join(untaken)}: import it again, or make it anew" if untaken else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import numpy as np
@@ -34,6 +34,7 @@ from services.faces.face import (
 __all__ = ["BIOMETRIC", "Describer", "Description", "biometrics_disabled"]
 
 Floats = NDArray[np.float32]
+Chips = NDArray[np.uint8]
 E = TypeVar("E")
 
 BIOMETRIC: Final = frozenset({Attribute.AGE, Attribute.GENDER})
@@ -43,10 +44,8 @@ _MODEL_OF: Final = {
     Attribute.AGE: age.NETWORK.model,
     Attribute.GENDER: gender.NETWORK.model,
     Attribute.KIND: kind.NETWORK.model,
-    Attribute.DEEPFAKE: deepfake.NETWORK.model,
+    Attribute.DEEPFAKE: deepfake.MODEL,
 }
-_NEED_TRACES: Final = frozenset({Attribute.AGE, Attribute.GENDER, Attribute.DEEPFAKE})
-"""What needs what CLIP's first blocks see."""
 
 MAX_BATCH: Final = 32
 """Most views in one request to Triton: `max_batch_size` in the networks' config.pbtxt."""
@@ -68,6 +67,19 @@ class _Question:
     faces: Sequence[DetectedFace]
     wanted: AbstractSet[Attribute]
     unanswered: dict[str, PentimentoError]
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What CLIP's first blocks were shown of n faces, and what they see.
+
+    Attributes:
+        chips: uint8 (n, 160, 160, 3).
+        traces: float32 (n, 3072).
+    """
+
+    chips: Chips
+    traces: Floats
 
 
 class Describer:
@@ -103,20 +115,9 @@ class Describer:
                     attribute.value: biometrics_disabled() for attribute in sorted_by_name(wanted & BIOMETRIC)
                 }
             wanted -= BIOMETRIC
-        if not faces:
-            return Description((), unanswered)
-        question = _Question(picture, faces, wanted, unanswered)
-        kinds, (ages, genders, fakes) = await asyncio.gather(
-            self._ask(question, Attribute.KIND, lambda: self._show(kind.NETWORK, picture, faces)),
-            self._of_traces(question),
-        )
-        described = (
-            DescribedFace(face=face, age=face_age, gender=face_gender, kind=face_kind, deepfake=face_fake)
-            for face, face_age, face_gender, face_kind, face_fake in zip(
-                faces, ages, genders, kinds, fakes, strict=True
-            )
-        )
-        return Description(tuple(described), unanswered)
+        if not faces or not wanted:
+            return Description(tuple(DescribedFace(face=face) for face in faces), unanswered)
+        return Description(await self._described(_Question(picture, faces, wanted, unanswered)), unanswered)
 
     async def kind_of_picture(self, picture: Picture) -> KindEstimate:
         """Whether the whole picture was drawn: for pictures in which no face was found.
@@ -139,7 +140,7 @@ class Describer:
             ModelUnavailable: the network is not there.
         """
         if not augmented:
-            return await self._show(deepfake.NETWORK, picture, faces, await self._traces(picture, faces))
+            return await self._fakes(await self._look(picture, faces))
         most = MAX_BATCH // len(deepfake.PASSES)
         answers = await asyncio.gather(*(self._ask_passes(picture, faces[part]) for part in _parts(len(faces), most)))
         return [estimate for answer in answers for estimate in answer]
@@ -166,34 +167,58 @@ class Describer:
         return await self._show(embedding.NETWORK, picture, faces)
 
     async def _ask_passes(self, picture: Picture, faces: Sequence[DetectedFace]) -> list[DeepfakeEstimate]:
-        def prepare() -> NDArray[np.float32]:
-            return network.prepare([view for face in faces for view in deepfake.several_passes(picture.rgb, face)])
+        def prepare() -> Chips:
+            return traces.stacked([view for face in faces for view in deepfake.several_passes(picture.rgb, face)])
 
-        network = deepfake.NETWORK
-        tensor = await self._limiter.run(prepare)
-        inputs = {network.input: tensor, traces.OUTPUT: await self._traces_of(tensor)}
-        answer = await self._client.infer(network.model, inputs, [network.output])
-        return deepfake.read_passes(answer[network.output], len(deepfake.PASSES))
+        chips = await self._limiter.run(prepare)
+        scores = await self._scores(chips, await self._traces(chips))
+        return deepfake.read_passes(scores, len(deepfake.PASSES))
 
-    async def _of_traces(
-        self, question: _Question
-    ) -> tuple[Sequence[AgeEstimate | None], Sequence[GenderEstimate | None], Sequence[DeepfakeEstimate | None]]:
-        """What needs what CLIP's first blocks see: age, gender, real or fake."""
-        picture, faces, seen = question.picture, question.faces, np.zeros(0, np.float32)
-        if wanted := question.wanted & _NEED_TRACES:
-            try:
-                seen = await self._traces(picture, faces)
-            except PentimentoError as error:
-                question.unanswered.update({_MODEL_OF[each]: error for each in wanted})
-                question = replace(question, wanted=frozenset())
-        return await asyncio.gather(
-            self._ask(question, Attribute.AGE, lambda: self._read(age.NETWORK, seen)),
-            self._ask(question, Attribute.GENDER, lambda: self._read(gender.NETWORK, seen)),
-            self._ask(question, Attribute.DEEPFAKE, lambda: self._show(deepfake.NETWORK, picture, faces, seen)),
+    async def _described(self, question: _Question) -> tuple[DescribedFace, ...]:
+        """One look of CLIP's first blocks, and what is read off it."""
+        picture, faces = question.picture, question.faces
+        looked = asyncio.ensure_future(self._look(picture, faces))
+
+        async def ages() -> list[AgeEstimate]:
+            return await self._read(age.NETWORK, await looked)
+
+        async def genders() -> list[GenderEstimate]:
+            return await self._read(gender.NETWORK, await looked)
+
+        async def fakes() -> list[DeepfakeEstimate]:
+            return await self._fakes(await looked)
+
+        columns = await asyncio.gather(
+            self._ask(question, Attribute.AGE, ages),
+            self._ask(question, Attribute.GENDER, genders),
+            self._ask(question, Attribute.KIND, lambda: self._kinds(question, looked)),
+            self._ask(question, Attribute.DEEPFAKE, fakes),
+        )
+        return tuple(
+            DescribedFace(face=face, age=face_age, gender=face_gender, kind=face_kind, deepfake=face_fake)
+            for face, face_age, face_gender, face_kind, face_fake in zip(faces, *columns, strict=True)
         )
 
+    async def _kinds(self, question: _Question, looked: Awaitable[_Look]) -> list[KindEstimate]:
+        """A glance at all faces, and a closer look at those of which that is not sure; either alone will do."""
+        picture, faces = question.picture, question.faces
+        try:
+            kinds = await self._read(kind.GLANCE, await looked)
+        except PentimentoError as error:
+            question.unanswered[kind.GLANCE.model] = error
+            return await self._show(kind.NETWORK, picture, faces)
+        doubtful = [index for index, glance in enumerate(kinds) if kind.in_doubt(glance)]
+        try:
+            closer = await self._show(kind.NETWORK, picture, [faces[index] for index in doubtful])
+        except PentimentoError as error:
+            question.unanswered[kind.NETWORK.model] = error
+            return kinds
+        for index, look in zip(doubtful, closer, strict=True):
+            kinds[index] = kind.together(kinds[index], look)
+        return kinds
+
     async def _ask(
-        self, question: _Question, attribute: Attribute, ask: Callable[[], Awaitable[list[E]]]
+        self, question: _Question, attribute: Attribute, ask: Callable[[], Awaitable[Sequence[E]]]
     ) -> Sequence[E | None]:
         """One estimate a face; all None if none is wanted, or, with the reason told, if the network does not answer."""
         if attribute not in question.wanted:
@@ -204,46 +229,50 @@ class Describer:
             question.unanswered[_MODEL_OF[attribute]] = error
             return [None] * len(question.faces)
 
-    async def _traces(self, picture: Picture, faces: Sequence[DetectedFace]) -> Floats:
-        """What CLIP's first blocks see of each face, float32 (faces, 3072)."""
+    async def _look(self, picture: Picture, faces: Sequence[DetectedFace]) -> _Look:
+        """Cuts the faces, and has CLIP's first blocks look at them."""
+        chips = await self._limiter.run(lambda: traces.stacked([traces.cut(picture.rgb, face) for face in faces]))
+        return _Look(chips, await self._traces(chips))
 
-        async def of_part(part: slice) -> Floats:
-            views = await self._limiter.run(lambda: [traces.cut(picture.rgb, face) for face in faces[part]])
-            return await self._traces_of(embedding.prepared(views))
+    async def _traces(self, chips: Chips) -> Floats:
+        """What CLIP's first blocks see of chips, in batches that Triton takes."""
 
-        return np.concatenate(await asyncio.gather(*map(of_part, _parts(len(faces), MAX_BATCH))))
+        async def of_part(part: slice) -> NDArray[Any]:
+            answer = await self._client.infer(traces.MODEL, {traces.INPUT: chips[part]}, [traces.OUTPUT])
+            return answer[traces.OUTPUT]
 
-    async def _traces_of(self, views: Floats) -> Floats:
-        answer = await self._client.infer(traces.MODEL, {traces.INPUT: views}, [traces.OUTPUT])
-        return np.asarray(answer[traces.OUTPUT], np.float32)
+        seen = await asyncio.gather(*map(of_part, _parts(len(chips), MAX_BATCH)))
+        return np.concatenate(seen).astype(np.float32, copy=False)
 
-    async def _read(self, network: TracesNetwork[E], seen: Floats) -> list[E]:
+    async def _fakes(self, look: _Look) -> list[DeepfakeEstimate]:
+        """One estimate a face, of one pass."""
+        parts = _parts(len(look.chips), MAX_BATCH)
+        scores = await asyncio.gather(*(self._scores(look.chips[part], look.traces[part]) for part in parts))
+        return deepfake.read(np.concatenate(scores))
+
+    async def _scores(self, chips: Chips, seen: Floats) -> NDArray[Any]:
+        """How fake chips look, (n, 1), in one batch."""
+        inputs: dict[str, NDArray[Any]] = {deepfake.INPUT: chips, traces.OUTPUT: seen}
+        answer = await self._client.infer(deepfake.MODEL, inputs, [deepfake.OUTPUT])
+        return answer[deepfake.OUTPUT]
+
+    async def _read(self, network: TracesNetwork[E], look: _Look) -> list[E]:
         """One estimate a face, of what CLIP's first blocks see."""
 
         async def of_part(part: slice) -> NDArray[Any]:
-            answer = await self._client.infer(network.model, {traces.OUTPUT: seen[part]}, [OUTPUT])
+            answer = await self._client.infer(network.model, {traces.OUTPUT: look.traces[part]}, [OUTPUT])
             return answer[OUTPUT]
 
-        return network.read(np.concatenate(await asyncio.gather(*map(of_part, _parts(len(seen), MAX_BATCH)))))
+        parts = _parts(len(look.traces), MAX_BATCH)
+        return network.read(np.concatenate(await asyncio.gather(*map(of_part, parts))))
 
-    async def _show(
-        self, network: FaceNetwork[E], picture: Picture, faces: Sequence[DetectedFace], seen: Floats | None = None
-    ) -> list[E]:
-        """One estimate a face, in batches that Triton takes.
-
-        Args:
-            network: what is asked.
-            picture: where the faces were found.
-            faces: what it is asked about.
-            seen: what CLIP's first blocks see of them, if the network is given that, too.
-        """
+    async def _show(self, network: FaceNetwork[E], picture: Picture, faces: Sequence[DetectedFace]) -> list[E]:
+        """One estimate a face, in batches that Triton takes."""
 
         async def of_part(part: slice) -> list[E]:
             shown = faces[part]
-            inputs = {network.input: await self._limiter.run(_prepare, network, picture, shown)}
-            if seen is not None:
-                inputs[traces.OUTPUT] = np.repeat(seen[part], network.views, axis=0)
-            answer = await self._client.infer(network.model, inputs, [network.output])
+            tensor = await self._limiter.run(_prepare, network, picture, shown)
+            answer = await self._client.infer(network.model, {network.input: tensor}, [network.output])
             return network.read(answer[network.output].reshape(len(shown), network.views, -1).mean(axis=1))
 
         answers = await asyncio.gather(*map(of_part, _parts(len(faces), MAX_BATCH // network.views)))

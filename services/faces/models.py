@@ -7,7 +7,17 @@ from typing import Final
 from services.common.detection import Question
 from services.common.models import ModelPurpose
 
-__all__ = ["AGE", "CLIP_FACE", "FACENET", "FACENET_REALFAKE", "GENDER", "MODELS", "VGG16_CARTOON", "YUNET"]
+__all__ = [
+    "AGE",
+    "CLIP_CARTOON",
+    "CLIP_FACE",
+    "FACENET",
+    "FACENET_REALFAKE",
+    "GENDER",
+    "MODELS",
+    "VGG16_CARTOON",
+    "YUNET",
+]
 
 AGE: Final = ModelPurpose(
     name="age",
@@ -20,7 +30,12 @@ GENDER: Final = ModelPurpose(
 )
 CLIP_FACE: Final = ModelPurpose(
     name="clip_face",
-    description="CLIP's first blocks: what they see of a face, for age, gender and facenet_realfake.",
+    description="CLIP's first blocks: what they see of a face, for age, gender, clip_cartoon and facenet_realfake.",
+)
+CLIP_CARTOON: Final = ModelPurpose(
+    name="clip_cartoon",
+    description="A head on clip_face: tells a drawn face from a person's at a glance.",
+    classes=("human", "cartoon"),
 )
 YUNET: Final = ModelPurpose(name="yunet", description="YuNet: finds faces, with five landmarks each.")
 FACENET: Final = ModelPurpose(
@@ -33,8 +48,8 @@ FACENET_REALFAKE: Final = ModelPurpose(
 )
 VGG16_CARTOON: Final = ModelPurpose(
     name="vgg16_cartoon",
-    description="VGG16 with a head of our own: tells a drawn face from a person's.",
+    description="VGG16 with a head of our own: tells drawn from photographed, of faces where clip_cartoon is not sure.",
     classes=("human", "cartoon"),
 )
 
-MODELS: Final = (AGE, GENDER, CLIP_FACE, YUNET, FACENET, FACENET_REALFAKE, VGG16_CARTOON)
+MODELS: Final = (AGE, GENDER, CLIP_FACE, YUNET, FACENET, FACENET_REALFAKE, CLIP_CARTOON, VGG16_CARTOON)

@@ -34,7 +34,7 @@ from services.faces.convert import (
 from services.faces.describing import Describer, Description, biometrics_disabled
 from services.faces.face import Attribute, DescribedFace
 from services.faces.finders import Finders, Found
-from services.faces.models import FACENET, FACENET_REALFAKE
+from services.faces.models import FACENET, FACENET_REALFAKE, VGG16_CARTOON
 
 __all__ = ["FacesServicer"]
 
@@ -142,8 +142,8 @@ class FacesServicer(pb_grpc.FacesServiceServicer):
         if not found.faces:
             return pb.ClassifyKindResponse(kind=kind_to_proto(await self._describer.kind_of_picture(picture)))
         description = await self._describer.describe(picture, found.faces, {Attribute.KIND})
-        for error in description.unanswered.values():
-            raise error
+        if description.faces[0].kind is None:
+            raise description.unanswered[VGG16_CARTOON.name]
         faces = [face_to_proto(each.face, each) for each in description.faces]
         return pb.ClassifyKindResponse(kind=faces[0].kind, faces=faces)
 

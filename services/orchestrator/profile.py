@@ -29,6 +29,8 @@ STABLE: Final = 0.8
 """Share of the passes that agree, from which an answer is stable."""
 FAKE_DETECTOR: Final = "facenet_realfake"
 KIND_MODEL: Final = "vgg16_cartoon"
+KIND_OF_FACE_MODEL: Final = "clip_cartoon"
+"""Looks first; whatever it is not sure of, `KIND_MODEL` looks at, too."""
 GENDERS: Final = {face_pb2.GENDER_FEMALE: "a woman's", face_pb2.GENDER_MALE: "a man's"}
 SUMMARIES: Final = {
     NOTHING: "Nothing speaks against this picture. That is no proof that it shows the account's owner.",
@@ -109,7 +111,7 @@ def _drawn(seen: Seen) -> Reasons:
         pb.PROFILE_REASON_KIND_DRAWN,
         SUSPICIOUS if sure else REVIEW,
         f"{what} is {'drawn' if sure else 'perhaps drawn'}, not photographed ({kind.probability:.0%}).",
-        KIND_MODEL,
+        *((KIND_OF_FACE_MODEL, KIND_MODEL) if seen.face is not None else (KIND_MODEL,)),
     )
 
 

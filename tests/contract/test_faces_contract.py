@@ -25,7 +25,7 @@ from triton_models.layout import data_folder
 
 CONSENSUS = face_pb2.FACE_DETECTOR_CONSENSUS
 HAAR, MEDIAPIPE, YUNET = (face_pb2.FACE_DETECTOR_HAAR, face_pb2.FACE_DETECTOR_MEDIAPIPE, face_pb2.FACE_DETECTOR_YUNET)
-MODELS = ["age", "clip_face", "facenet", "facenet_realfake", "gender", "vgg16_cartoon", "yunet"]
+MODELS = ["age", "clip_cartoon", "clip_face", "facenet", "facenet_realfake", "gender", "vgg16_cartoon", "yunet"]
 
 
 def encoded(rgb: np.ndarray, file_format: str = "PNG") -> bytes:
@@ -78,6 +78,7 @@ async def test_without_networks_faces_are_found_and_what_is_missing_is_named(tmp
         "mediapipe_face_detector": "MODEL_NOT_INSTALLED",
         "age": "MODEL_UNAVAILABLE",
         "gender": "MODEL_UNAVAILABLE",
+        "clip_cartoon": "MODEL_UNAVAILABLE",
         "vgg16_cartoon": "MODEL_UNAVAILABLE",
         "facenet_realfake": "MODEL_UNAVAILABLE",
     }
@@ -252,7 +253,7 @@ async def test_a_face_is_described_no_further_than_is_asked(tmp_path):
             pb.DetectFacesRequest(image=PORTRAIT, face_detector=HAAR, attributes=[face_pb2.FACE_ATTRIBUTE_KIND])
         )
     assert not plain.missing
-    assert [item.part for item in asked.missing] == ["vgg16_cartoon"]
+    assert [item.part for item in asked.missing] == ["clip_cartoon", "vgg16_cartoon"]
 
 
 @pytest.mark.parametrize("image", [PORTRAIT, COFFEE], ids=["face", "no face"])

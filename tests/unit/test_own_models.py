@@ -98,13 +98,23 @@ def test_a_folder_that_is_no_model_is_named_and_ours_stays(folder, source, name,
 @pytest.mark.parametrize(("name", "before"), [("facenet_realfake", "faces"), ("age", "images"), ("gender", "images")])
 def test_a_model_of_faces_that_takes_no_traces_is_to_be_imported_again(folder, source, name, before):
     place = own(folder, name)
-    (place / "config.pbtxt").write_text(f'input [ {{ name: "{before}" }} ]', encoding="utf-8")
+    given = f'input [ {{ name: "{before}" data_type: TYPE_UINT8 }} ]'
+    (place / "config.pbtxt").write_text(given, encoding="utf-8")
     _, lines = run([model("net")], folder, source)
-    assert any(name in line and "no input traces: import it again" in line for line in lines)
+    assert any(name in line and "no input traces (TYPE_FP32): import it again" in line for line in lines)
     assert not (folder.repository / name).exists()
-    (place / "config.pbtxt").write_text('input [ { name: "faces" }, { name: "traces" } ]', encoding="utf-8")
+    given = 'input [ { name: "faces" data_type: TYPE_UINT8 }, { name: "traces"\n data_type: TYPE_FP32 } ]'
+    (place / "config.pbtxt").write_text(given, encoding="utf-8")
     run([model("net")], folder, source)
     assert served(folder, name) == OTHER
+
+
+def test_a_classifier_of_faces_that_takes_no_bytes_is_to_be_imported_again(folder, source):
+    place = own(folder, "facenet_realfake")
+    given = 'input [ { name: "faces" data_type: TYPE_FP32 }, { name: "traces" data_type: TYPE_FP32 } ]'
+    (place / "config.pbtxt").write_text(given, encoding="utf-8")
+    _, lines = run([model("net")], folder, source)
+    assert any("no input faces (TYPE_UINT8): import it again" in line for line in lines)
 
 
 CARD = """# net

@@ -1,10 +1,11 @@
-"""Fitting the head of the model `vgg16_cartoon`.
+"""Fitting the heads of the models `vgg16_cartoon` and `clip_cartoon`.
 
     python -m training.cartoon views [--limit N]      what the network sees of the pictures     (the main environment)
     python -m training.cartoon ranges --vgg FILE      ranges of VGG16's activations, for config.toml
     python -m training.cartoon features --vgg FILE    means and deviations of VGG16's blocks    (training's environment)
     python -m training.cartoon compare                which blocks, how regularised, on styles and sources left out
-    python -m training.cartoon fit                    fit, pick the threshold, report on dev, export
+    python -m training.cartoon fit                    fit, pick the threshold, report on dev, export vgg16_cartoon
+    python -m training.cartoon glance                 the same for clip_cartoon             (training's environment)
 
 `make data` comes first. Views and features are kept in `<data>/cartoon/`; a run that was stopped goes on.
 """
@@ -17,8 +18,9 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, Any, get_args
 
+import numpy as np
 from tqdm import tqdm
 
 from services.common.settings import load_settings
@@ -29,11 +31,15 @@ from training.data.pictures import UnreadablePicture
 from training.data.settings import HERE as DATA
 from training.data.settings import DataSettings
 
+if TYPE_CHECKING:
+    from training.cartoon.fitting import Examples
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CONFIG = HERE / "config.toml"
 RESULTS = HERE / "results"
 MODEL = ROOT / "triton_models" / "vgg16_cartoon"
+GLANCE = ROOT / "triton_models" / "clip_cartoon"
 _SHARD = 50
 _RANGED = 200
 """Views that show the ranges, about."""
@@ -54,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("--splits", default="train,calibrate,dev", help="splits, with commas")
     commands.add_parser("compare", help="blocks and strengths, on what was left out of train")
     commands.add_parser("fit", help="fit, pick the threshold, report, export")
+    glancing = commands.add_parser("glance", help="likewise, of what CLIP's first blocks see of faces")
+    glancing.add_argument("--threads", type=int, default=2)
     options = parser.parse_args(arguments)
     settings = load_settings(DataSettings)
     folder = settings.data / "cartoon"
@@ -85,22 +93,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     RESULTS.mkdir(exist_ok=True)
     try:
         examples = fitting.load_examples(rows, folder / "features")
+        if options.command == "compare":
+            text = fitting.compare(examples, config)
+        elif options.command == "glance":
+            text = _glance(examples, ViewStore(folder / "views"), config, threads=options.threads)
+        else:
+            text = _fit(examples, config)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    if options.command == "compare":
-        text = fitting.compare(examples, config)
-    else:
-        from training.cartoon.backbone import write_fragment  # noqa: PLC0415 - as above
-
-        head, text = fitting.fit_final(examples, config)
-        path = MODEL / "1" / "extension.onnx"
-        size = write_fragment(path, config["blocks"], head, config["ranges"])
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        text += f"\nExtension: {size} bytes, sha256 {digest}.\n"
     (RESULTS / f"{options.command}.md").write_text(text, encoding="utf-8")
     print(text)
     return 0
+
+
+def _fit(examples: Examples, config: dict[str, Any]) -> str:
+    from training.cartoon.backbone import write_fragment  # noqa: PLC0415 - as above
+    from training.cartoon.fitting import fit_final  # noqa: PLC0415
+
+    head, text = fit_final(examples, config)
+    path = MODEL / "1" / "extension.onnx"
+    size = write_fragment(path, config["blocks"], head, config["ranges"])
+    return f"{text}\nExtension: {size} bytes, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}.\n"
+
+
+def _glance(examples: Examples, store: ViewStore, config: dict[str, Any], *, threads: int) -> str:
+    from training.cartoon.glance import fit_glance  # noqa: PLC0415 - as above
+    from training.faces.clip_face.export import export_head  # noqa: PLC0415
+    from training.faces.clip_face.looking import TRACES, ClipFace  # noqa: PLC0415
+    from training.faces.settings import FaceSettings  # noqa: PLC0415
+
+    look = ClipFace(load_settings(FaceSettings).clip_face, threads=threads)
+    faces = [(view.picture, view.chip) for view in store.views() if view.chip is not None]
+    seen = dict(zip((picture for picture, _ in faces), look([chip for _, chip in faces]), strict=True))
+    traces = np.zeros((len(examples.rows), TRACES), np.float32)
+    for index in np.flatnonzero(examples.seen != "whole"):
+        traces[index] = seen[examples.rows[index].id]
+    head, text = fit_glance(examples, traces, config)
+    path = GLANCE / "1" / "model.onnx"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    export_head(head, path, {"input": "traces: (n, 3072), what clip_face says of faces"})
+    return f"{text}\nModel: {path.stat().st_size} bytes, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}.\n"
 
 
 def _views(rows: Sequence[Row], photographs: Sequence[Row], data: Path, store: ViewStore, *, limit: int | None) -> int:

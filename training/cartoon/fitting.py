@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,9 +17,19 @@ from evaluation.metrics.intervals import Proportion, proportion
 from training.cartoon.columns import VERSION, columns
 from training.data.manifest import Row
 from training.generated.examples import unit_weights
-from training.generated.head import LinearHead, calibrated, fit_linear
+from training.generated.head import LinearHead, fit_linear, platt_scaling
 
-__all__ = ["Examples", "compare", "fit_final", "load_examples", "margins_left_out"]
+__all__ = [
+    "TABLE",
+    "Examples",
+    "Fit",
+    "compare",
+    "fit_final",
+    "fit_judged",
+    "load_examples",
+    "margins_left_out",
+    "table",
+]
 
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
@@ -51,6 +61,14 @@ class Examples:
     def units(self) -> NDArray[np.str_]:
         """What is left out together: the style of a drawing, the source of a person or photograph."""
         return np.array([f"style {r.maker}" if r.kind == "drawn" else f"source {r.source}" for r in self.rows])
+
+    def counted(self) -> str:
+        """How many there are of what, in words."""
+        drawn, units = self.drawn, self.units()
+        return (
+            f"{int(drawn.sum())} views of drawings in {len(set(units[drawn].tolist()))} styles and "
+            f"{int((~drawn).sum())} of people and photographs of {len(set(units[~drawn].tolist()))} sources"
+        )
 
     def chosen(self, mask: Flags) -> Examples:
         """Those where the mask is True."""
@@ -127,7 +145,7 @@ def compare(examples: Examples, config: dict[str, Any]) -> str:
     units, drawn = known.units(), known.drawn
     people = {f"source {row.source}" for row in known.rows if row.kind == "real_face"}
     lines = [
-        f"{_counted(known)}. Styles and sources left out.",
+        f"{known.counted()}. Styles and sources left out.",
         "",
         "| blocks | L2 | AUC | balanced accuracy at 0 | mean over styles | worst style | worst people |",
         "|---|---|---|---|---|---|---|",
@@ -151,51 +169,80 @@ def compare(examples: Examples, config: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def fit_final(examples: Examples, config: dict[str, Any]) -> tuple[LinearHead, str]:
-    """Fits, picks the threshold and judges.
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A head, and its log odds of being drawn of what it was judged by.
 
-    Painted styles are neither learned from nor counted: what the head makes of them is told apart.
+    Attributes:
+        head: its margin is the log odds.
+        known: what it learned from: the splits train and calibrate.
+        by_style, by_source: of `known`, by heads that saw neither its style, or no drawing of its source, nor its
+            source.
+        dev, dev_margins: what it did not see.
+    """
+
+    head: LinearHead
+    known: Examples
+    by_style: Doubles
+    by_source: Doubles
+    dev: Examples
+    dev_margins: Doubles
+
+
+def fit_judged(examples: Examples, config: dict[str, Any]) -> Fit:
+    """Fits, and picks the threshold.
+
+    Painted styles are neither learned from nor judged by.
 
     The head learns from train and calibrate; its margin is calibrated, and so 0 becomes the threshold, on the views of
-    `calibrate` as heads see them that learned neither their style nor their source. On dev it is judged once.
-
-    Returns:
-        The head, whose margin is the log odds of being drawn, and the report, in Markdown.
+    `calibrate` as heads see them that learned neither their style nor their source.
     """
     blocks, strength = config["blocks"], config["strength"]
     drawings = examples.without_styles(*config["painted"])
     known, dev = drawings.of_splits("train", "calibrate"), drawings.of_splits("dev")
-    painted = examples.chosen(
-        np.array([row.kind == "drawn" and row.maker in config["painted"] for row in examples.rows])
-    )
     by_style = margins_left_out(known, "styles", _fitted(blocks, strength))
     by_source = margins_left_out(known, "sources", _fitted(blocks, strength))
     tuning = np.array([row.split == "calibrate" for row in known.rows])
     weights = unit_weights(known.units()[tuning], known.drawn[tuning])
+    slope, shift = platt_scaling(by_style[tuning], known.drawn[tuning], weights)
     plain = fit(known, blocks, strength)
-    head = calibrated(plain, by_style[tuning], known.drawn[tuning], weights)
-    slope = float(np.linalg.norm(head.weights) / np.linalg.norm(plain.weights))
-    shift = head.bias - slope * plain.bias
+    head = replace(plain, weights=plain.weights * slope, bias=plain.bias * slope + shift)
+    dev_margins = head.margins(dev.features[:, columns(blocks)])
+    return Fit(head, known, slope * by_style + shift, slope * by_source + shift, dev, dev_margins)
+
+
+def fit_final(examples: Examples, config: dict[str, Any]) -> tuple[LinearHead, str]:
+    """Fits, picks the threshold and judges (`fit_judged`); what the head makes of painted styles is told apart.
+
+    Returns:
+        The head, whose margin is the log odds of being drawn, and the report, in Markdown.
+    """
+    fitted = fit_judged(examples, config)
+    painted = examples.chosen(
+        np.array([row.kind == "drawn" and row.maker in config["painted"] for row in examples.rows])
+    )
+    tuned = sum(row.split == "calibrate" for row in fitted.known.rows)
     lines = [
-        f"Fitted on {_counted(known)}; threshold of the {int(tuning.sum())} views of `calibrate`, styles left out.",
+        f"Fitted on {fitted.known.counted()}; threshold of the {tuned} views of `calibrate`, styles left out.",
         "",
-        *_TABLE,
-        *_table("dev", dev, head.margins(dev.features[:, columns(blocks)])),
-        *_table("style left out", known, slope * by_style + shift),
-        *_table("source left out", known, slope * by_source + shift),
+        *TABLE,
+        *table("dev", fitted.dev, fitted.dev_margins),
+        *table("style left out", fitted.known, fitted.by_style),
+        *table("source left out", fitted.known, fitted.by_source),
     ]
-    painted_units, painted_right = painted.units(), head.margins(painted.features[:, columns(blocks)]) > 0
+    painted_units = painted.units()
+    painted_right = fitted.head.margins(painted.features[:, columns(config["blocks"])]) > 0
     for unit in sorted(set(painted_units.tolist())):
         mask = painted_units == unit
         groups = np.array([row.group for row in painted.rows])[mask]
         lines.append(_line("painted", "all", unit, painted_right[mask], groups))
-    return head, "\n".join(lines) + "\n"
+    return fitted.head, "\n".join(lines) + "\n"
 
 
-_TABLE: Final = ("| | view | pictures | of | right | of them |", "|---|---|---|---|---|---|")
+TABLE: Final = ("| | view | pictures | of | right | of them |", "|---|---|---|---|---|---|")
 
 
-def _table(name: str, examples: Examples, margins: Doubles) -> list[str]:
+def table(name: str, examples: Examples, margins: Doubles) -> list[str]:
     """Shares that are told right: of both kinds, of faces and of whole pictures, and by style and source."""
     drawn = examples.drawn
     right = (margins > 0) == drawn
@@ -208,8 +255,9 @@ def _table(name: str, examples: Examples, margins: Doubles) -> list[str]:
         for what, mask in (("drawings", drawn), ("people", people), ("photographs", ~drawn & ~people)):
             if (mask & seen).any():
                 lines.append(_line(name, view, what, right[mask & seen], groups[mask & seen]))
-        both = (right[drawn & seen].mean() + right[~drawn & seen].mean()) / 2
-        lines.append(f"| {name} | {view} | {int(seen.sum())} | both kinds alike | {both:.3f} | |")
+        if (drawn & seen).any() and (~drawn & seen).any():
+            both = (right[drawn & seen].mean() + right[~drawn & seen].mean()) / 2
+            lines.append(f"| {name} | {view} | {int(seen.sum())} | both kinds alike | {both:.3f} | |")
     for unit in sorted(set(units[drawn | people].tolist())):
         mask = units == unit
         lines.append(_line(name, "all", unit, right[mask], groups[mask]))
@@ -220,14 +268,6 @@ def _line(name: str, view: str, what: str, right: Flags, groups: NDArray[np.str_
     share: Proportion = proportion(right, groups.tolist())
     interval = f"{share.interval.low:.3f}-{share.interval.high:.3f}"
     return f"| {name} | {view} | {len(right)} | {what} | {share.value:.3f} | {interval} |"
-
-
-def _counted(examples: Examples) -> str:
-    drawn, units = examples.drawn, examples.units()
-    return (
-        f"{int(drawn.sum())} views of drawings in {len(set(units[drawn].tolist()))} styles and {int((~drawn).sum())} "
-        f"of people and photographs of {len(set(units[~drawn].tolist()))} sources"
-    )
 
 
 def _fitted(blocks: Sequence[int], strength: float) -> Fitted:

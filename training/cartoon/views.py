@@ -1,7 +1,8 @@
-"""What the network sees of the training pictures: made once and kept.
+"""What the networks see of the training pictures: made once and kept.
 
 A picture is brought to the common encoding (`training.data.encoding`); the finders look for faces in it; the most
-confident face gives a view, framed as the faces service frames it, and so does the whole picture where there is none.
+confident face gives a view, framed as the faces service frames it for VGG16, and aligned as it aligns it for CLIP; and
+so does the whole picture where there is none, for VGG16 alone.
 Of every fourth picture with a face the whole is seen too, so that a large face alone does not say "drawn".
 
 Cartoon Set draws on white: its backgrounds are changed, for most pictures, to a colour, a gradient or a photograph.
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.images import Picture
+from services.faces.attributes import traces
 from services.faces.attributes.kind import face_view, whole_view
 from services.faces.finders import FaceFinder
 from training.data.build import picture_path
@@ -54,12 +56,14 @@ class View:
     Attributes:
         key: "<picture id>/face" or "<picture id>/whole".
         seen: what it shows.
-        rgb: uint8 (side, side, 3).
+        rgb: what VGG16 sees, uint8 (kind.SIDE, kind.SIDE, 3).
+        chip: what CLIP sees of a face, uint8 (traces.SIDE, traces.SIDE, 3); None of a whole picture.
     """
 
     key: str
     seen: Seen
     rgb: RGB
+    chip: RGB | None = None
 
     @property
     def picture(self) -> str:
@@ -89,6 +93,7 @@ class ViewStore:
                 keys=np.array(keys),
                 seen=np.array([view.seen for view in views]),
                 rgb=np.stack([view.rgb for view in views]),
+                chip=np.array([view.chip for view in views if view.chip is not None], np.uint8),
             )
         part.replace(self.folder / f"{name}.npz")
 
@@ -96,8 +101,10 @@ class ViewStore:
         """All of them."""
         for path in self._shards():
             with np.load(path) as shard:
-                seen = [_checked(str(value)) for value in shard["seen"]]
-                yield from (View(str(k), s, rgb) for k, s, rgb in zip(shard["keys"], seen, shard["rgb"], strict=True))
+                chips = iter(shard["chip"])
+                for key, value, rgb in zip(shard["keys"], shard["seen"], shard["rgb"], strict=True):
+                    seen = _checked(str(value))
+                    yield View(str(key), seen, rgb, None if seen == "whole" else next(chips))
 
     def _shards(self) -> list[Path]:
         return sorted(self.folder.glob("*.npz")) if self.folder.is_dir() else []
@@ -148,7 +155,8 @@ def views_of(row: Row, data: Path, finders: Sequence[FaceFinder], backgrounds: S
         faces = finder.find(picture, min_confidence=_CONFIDENCE)
         if faces:
             seen = _checked(finder.detector.value)
-            views.append(View(f"{row.id}/face", seen, face_view(picture.rgb, faces[0].box)))
+            chip = traces.cut(picture.rgb, faces[0])
+            views.append(View(f"{row.id}/face", seen, face_view(picture.rgb, faces[0].box), chip))
             break
     if not views or int(row.id[0], 16) % 4 == 0:
         views.append(View(f"{row.id}/whole", "whole", whole_view(picture.rgb)))

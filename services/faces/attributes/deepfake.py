@@ -20,15 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.faces.alignment import face_chip
-from services.faces.attributes._network import FaceNetwork
-from services.faces.attributes.embedding import prepared
-from services.faces.attributes.traces import SIDE, cut
+from services.faces.attributes.traces import SIDE
 from services.faces.face import Box, DeepfakeEstimate, DetectedFace, FaceDetector
 
 __all__ = [
     "FAKE_FROM",
     "INPUT",
-    "NETWORK",
+    "MODEL",
     "OUTPUT",
     "PASSES",
     "SIDE",
@@ -40,6 +38,7 @@ __all__ = [
 
 RGB = NDArray[np.uint8]
 
+MODEL: Final = "facenet_realfake"
 INPUT: Final = "faces"
 OUTPUT: Final = "fake"
 FAKE_FROM: Final = 0.5
@@ -116,8 +115,3 @@ def _compressed(chip: RGB) -> RGB:
     if not done:
         raise RuntimeError("OpenCV cannot write JPEG")
     return np.ascontiguousarray(cast("RGB", cv2.imdecode(content, cv2.IMREAD_COLOR))[..., ::-1])
-
-
-NETWORK: Final = FaceNetwork(
-    model="facenet_realfake", cut=cut, views=1, prepare=prepared, read=read, input=INPUT, output=OUTPUT
-)

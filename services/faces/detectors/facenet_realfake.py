@@ -20,7 +20,7 @@ from services.common.detection import (
 )
 from services.common.images import Picture
 from services.faces.attributes import traces
-from services.faces.attributes.deepfake import FAKE_FROM, NETWORK
+from services.faces.attributes.deepfake import FAKE_FROM, MODEL
 from services.faces.describing import Description
 from services.faces.detectors import registry
 from services.faces.face import Box, DescribedFace
@@ -46,14 +46,14 @@ few generators. Nothing found says nothing: faces of generators that it never sa
     question=Question.EDITED,
     techniques=(Technique.FACE,),
     papers=("10.1109/CVPR.2015.7298682", "10.1109/CVPR52688.2022.01816", "10.1007/978-3-031-73220-1_23"),
-    models=(traces.MODEL, NETWORK.model),
+    models=(traces.MODEL, MODEL),
     parameters={"min_face": MIN_FACE, "min_confidence": MIN_CONFIDENCE, "decision_score": FAKE_FROM},
 )
 async def detect_fake_faces(picture: Picture, description: Description) -> Finding:
     """Says how much each face looks like a generated or swapped one; the most suspicious face decides."""
     if not description.faces:
         return Finding.not_applicable("No face was found in the picture.")
-    if (error := description.unanswered.get(NETWORK.model)) is not None:
+    if (error := description.unanswered.get(MODEL)) is not None:
         raise error
     sure = [each for each in description.faces if each.face.confidence >= MIN_CONFIDENCE]
     if not sure:

@@ -10,7 +10,7 @@ import pytest
 from services.common.detection import Applicability, Technique
 from services.common.errors import ModelUnavailable
 from services.common.images import Picture
-from services.faces.attributes import deepfake
+from services.faces.attributes import deepfake, traces
 from services.faces.describing import Description
 from services.faces.detectors.facenet_realfake import MIN_CONFIDENCE, MIN_FACE, detect_fake_faces
 from services.faces.face import Box, DeepfakeEstimate, DescribedFace, DetectedFace, FaceDetector
@@ -57,7 +57,7 @@ def test_without_a_face_the_middle_square_is_seen():
     rgb[:, 100:200] = 255
     face = deepfake.middle_square(rgb)
     assert face.box == Box(100, 0, 200, 100)
-    assert deepfake.NETWORK.cut(rgb, face).mean() > 250
+    assert traces.cut(rgb, face).mean() > 250
 
 
 def test_stability_is_the_share_of_passes_with_the_label_of_the_mean():

@@ -17,10 +17,15 @@ VIEWS = 2
 TRACES = 6
 
 
-class Client:
-    """Rows that grow with the index, and the failures that it is told to have."""
+DRAWN, PERSON, EVEN = 0.98, 0.02, 0.5
+"""Probabilities of being drawn that a glance may give."""
 
-    def __init__(self, **failures: Exception) -> None:
+
+class Client:
+    """Tenths, but what a glance tells of each face; and the failures that it is told to have."""
+
+    def __init__(self, *glances: float, **failures: Exception) -> None:
+        self.glances = glances
         self.failures = failures
         self.batches: list[tuple[str, int]] = []
         self.inputs: dict[str, set[str]] = {}
@@ -31,6 +36,9 @@ class Client:
         self.inputs[model] = set(inputs)
         if model in self.failures:
             raise self.failures[model]
+        if model == "clip_cartoon":
+            drawn = np.resize(np.array(self.glances or (PERSON,)), size)
+            return {outputs[0]: np.stack([1 - drawn, drawn], axis=1)}
         widths = {"age": 81, "gender": 2, "vgg16_cartoon": 1, "facenet_realfake": 1, "facenet": 512}
         return {outputs[0]: np.full((size, TRACES if model == "clip_face" else widths[model]), 0.1)}
 
@@ -55,7 +63,7 @@ async def test_clip_looks_once_for_all_who_read_what_it_sees(astronaut, limiter)
     client = Client()
     await Describer(client, limiter, biometrics=True).describe(astronaut, [FACE] * 3, ())
     assert sorted(client.batches) == [
-        (model, 3) for model in ("age", "clip_face", "facenet_realfake", "gender", "vgg16_cartoon")
+        (model, 3) for model in ("age", "clip_cartoon", "clip_face", "facenet_realfake", "gender")
     ]
     assert client.inputs["age"] == client.inputs["gender"] == {"traces"}
     assert client.inputs["facenet_realfake"] == {"faces", "traces"}
@@ -65,11 +73,11 @@ async def test_without_clip_its_readers_are_missing_and_say_what_they_lack(astro
     client = Client(clip_face=ModelUnavailable("clip_face"))
     describer = Describer(client, limiter, biometrics=True)
     description = await describer.describe(astronaut, [FACE], ())
-    assert set(description.unanswered) == {"age", "gender", "facenet_realfake"}
+    assert set(description.unanswered) == {"age", "gender", "facenet_realfake", "clip_cartoon"}
     assert all("clip_face" in str(error) for error in description.unanswered.values())
     (face,) = description.faces
     assert (face.age, face.gender, face.deepfake) == (None, None, None)
-    assert face.kind is not None
+    assert face.kind == KindEstimate(FaceKind.HUMAN, 0.9), "VGG16 needs no CLIP"
     with pytest.raises(ModelUnavailable, match="clip_face"):
         await describer.real_or_fake(astronaut, [FACE], augmented=False)
 
@@ -127,12 +135,41 @@ async def test_embeddings_are_of_length_one_and_forbidden_where_biometrics_are(a
         await Describer(client, limiter, biometrics=False).embed(astronaut, [FACE])
 
 
-async def test_a_face_is_shown_once_to_tell_its_kind(astronaut, limiter):
-    client = Client()
-    description = await Describer(client, limiter, biometrics=False).describe(astronaut, [FACE] * 5, {Attribute.KIND})
-    assert client.batches == [("vgg16_cartoon", 5)]
-    assert [face.kind for face in description.faces] == [KindEstimate(FaceKind.HUMAN, 0.9)] * 5
+async def test_a_face_whose_kind_a_glance_tells_is_not_looked_at_twice(astronaut, limiter):
+    client = Client(PERSON, DRAWN, DRAWN)
+    description = await Describer(client, limiter, biometrics=False).describe(astronaut, [FACE] * 3, {Attribute.KIND})
+    assert client.batches == [("clip_face", 3), ("clip_cartoon", 3)]
+    assert [face.kind.kind for face in description.faces] == [FaceKind.HUMAN, FaceKind.CARTOON, FaceKind.CARTOON]
+    assert [face.kind.probability for face in description.faces] == pytest.approx([0.98] * 3)
     assert not description.unanswered, "what a face is says nothing about a person"
+
+
+async def test_a_face_in_doubt_is_looked_at_twice_and_both_looks_count(astronaut, limiter):
+    client = Client(PERSON, EVEN, DRAWN)
+    description = await Describer(client, limiter, biometrics=False).describe(astronaut, [FACE] * 3, {Attribute.KIND})
+    assert client.batches == [("clip_face", 3), ("clip_cartoon", 3), ("vgg16_cartoon", 1)]
+    # One in ten, and even odds: the root of one to nine.
+    assert [face.kind.probability for face in description.faces] == pytest.approx([0.98, 0.75, 0.98])
+    assert description.faces[1].kind.kind is FaceKind.HUMAN
+
+
+async def test_either_look_alone_tells_the_kind_and_the_other_is_missing(astronaut, limiter):
+    for client, probability in (
+        (Client(clip_cartoon=ModelUnavailable("clip_cartoon")), 0.9),
+        (Client(0.4, vgg16_cartoon=ModelUnavailable("vgg16_cartoon")), 0.6),
+    ):
+        (missing,) = client.failures
+        describer = Describer(client, limiter, biometrics=False)
+        description = await describer.describe(astronaut, [FACE], {Attribute.KIND})
+        assert description.faces[0].kind == KindEstimate(FaceKind.HUMAN, pytest.approx(probability))
+        assert set(description.unanswered) == {missing}
+
+
+async def test_without_both_looks_the_kind_is_not_known(astronaut, limiter):
+    client = Client(clip_face=ModelUnavailable("clip_face"), vgg16_cartoon=ModelUnavailable("vgg16_cartoon"))
+    description = await Describer(client, limiter, biometrics=False).describe(astronaut, [FACE], {Attribute.KIND})
+    assert description.faces[0].kind is None
+    assert set(description.unanswered) == {"clip_cartoon", "vgg16_cartoon"}
 
 
 async def test_the_kind_of_a_whole_picture(astronaut, limiter):
@@ -163,6 +200,6 @@ async def test_forbidden_attributes_are_not_asked_and_named_if_wanted(astronaut,
     everything = await describer.describe(astronaut, [FACE], ())
     assert not {"age", "gender"} & set(everything.unanswered)
     assert everything.faces[0].age is None
-    assert sorted(client.batches) == [("clip_face", 1), ("facenet_realfake", 1), ("vgg16_cartoon", 1)], (
+    assert sorted(client.batches) == [("clip_cartoon", 1), ("clip_face", 1), ("facenet_realfake", 1)], (
         "what a face is says nothing about a person"
     )

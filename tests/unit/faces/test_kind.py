@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from services.faces.attributes import kind
-from services.faces.face import Box, FaceKind
+from services.faces.face import Box, FaceKind, KindEstimate
 
 
 def with_square(left: int, top: int, side: int, *, width: int = 400, height: int = 300) -> np.ndarray:
@@ -64,3 +64,29 @@ def test_the_likelier_kind_is_told_with_its_probability():
 def test_what_is_no_probability_is_refused(output):
     with pytest.raises(ValueError, match=r"probabilit"):
         kind.read(np.array(output))
+
+
+def glance(drawn: float) -> KindEstimate:
+    (estimate,) = kind.read_glance(np.array([[1 - drawn, drawn]]))
+    return estimate
+
+
+def test_a_glance_tells_like_the_network_does():
+    assert (glance(0.9).kind, glance(0.9).probability) == (FaceKind.CARTOON, pytest.approx(0.9))
+    assert (glance(0.2).kind, glance(0.2).probability) == (FaceKind.HUMAN, pytest.approx(0.8))
+    with pytest.raises(ValueError, match="2"):
+        kind.read_glance(np.array([[0.2]]))
+
+
+@pytest.mark.parametrize(("drawn", "doubt"), [(0.0, False), (0.1, False), (0.2, True), (0.8, True), (0.9, False)])
+def test_only_what_is_not_sure_is_in_doubt(drawn, doubt):
+    assert kind.in_doubt(glance(drawn)) is doubt
+
+
+def test_two_looks_agree_or_meet_halfway():
+    assert kind.together(glance(0.8), glance(0.8)) == KindEstimate(FaceKind.CARTOON, pytest.approx(0.8))
+    assert kind.together(glance(0.3), glance(0.7)).probability == pytest.approx(0.5)
+    assert kind.together(glance(0.3), glance(0.9)) == KindEstimate(FaceKind.CARTOON, pytest.approx(0.6626, abs=1e-4))
+    certain = kind.together(glance(0.4), glance(1.0))
+    assert certain.kind is FaceKind.CARTOON
+    assert certain.probability < 1, "nothing is certain of which one look is not"

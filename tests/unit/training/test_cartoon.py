@@ -7,11 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 
-from services.faces.attributes import kind
+from services.faces.attributes import kind, traces
 from services.faces.face import Box, DetectedFace, FaceDetector
 from tests.unit.training.conftest import as_file, scene
 from training.cartoon.columns import BLOCKS, WIDTHS, columns
 from training.cartoon.fitting import Examples, compare, fit_final, load_examples, margins_left_out
+from training.cartoon.glance import fit_glance
 from training.cartoon.views import View, ViewStore, chosen_rows, on_another_background, views_of
 from training.data.build import picture_path
 from training.data.manifest import Row
@@ -54,19 +55,28 @@ def test_a_face_is_seen_alone_and_of_some_pictures_the_whole_too(tmp_path, finds
     views = views_of(row, tmp_path, [Finder(finds=False), Finder(finds=finds)], [])
     assert [view.seen for view in views] == expected
     assert all(view.rgb.shape == (kind.SIDE, kind.SIDE, 3) for view in views)
+    chips = [view.chip.shape for view in views if view.chip is not None]
+    assert chips == [(traces.SIDE, traces.SIDE, 3)] * (expected[0] != "whole"), "CLIP sees faces only"
     assert {view.picture for view in views} == {row.id}
 
 
 def test_views_are_kept(tmp_path):
-    views = [View(f"{number}/face", "haar", np.full((4, 4, 3), number, np.uint8)) for number in range(3)]
+    def chip(number):
+        return np.full((6, 6, 3), number, np.uint8)
+
+    views = [View(f"{n}/face", "haar", np.full((4, 4, 3), n, np.uint8), chip(n)) for n in range(3)]
+    views.insert(1, View("0/whole", "whole", np.full((4, 4, 3), 9, np.uint8)))
     store = ViewStore(tmp_path / "views")
     assert store.done() == set()
-    store.add(views[:2])
-    store.add(views[2:])
+    store.add(views[:3])
+    store.add(views[3:])
     assert store.done() == {"0", "1", "2"}
-    assert {(view.key, view.seen, int(view.rgb[0, 0, 0])) for view in store.views()} == {
-        (f"{number}/face", "haar", number) for number in range(3)
-    }
+    kept = {view.key: view for view in store.views()}
+    assert {key: int(view.rgb[0, 0, 0]) for key, view in kept.items()} == {
+        "0/face": 0, "0/whole": 9, "1/face": 1, "2/face": 2,
+    }  # fmt: skip
+    assert [int(kept[f"{n}/face"].chip[0, 0, 0]) for n in range(3)] == [0, 1, 2]
+    assert kept["0/whole"].chip is None
 
 
 def test_no_style_gives_more_than_its_share():
@@ -152,6 +162,21 @@ def test_the_head_tells_drawings_and_its_threshold_is_zero():
     assert "| dev | face |" in report
     assert "| painted | all | 50 | style d |" in report
     assert "| style left out | all | 34 | style d |" not in report, "neither learned from nor counted"
+
+
+def test_a_glance_tells_faces_drawn_and_is_judged_with_and_without_vgg16():
+    examples = examples_of(["a", "b", "c", "d"], ["p", "q", "r"], trace=0.0)
+    traces = np.random.default_rng(1).normal(size=(len(examples.rows), 12)).astype(np.float32)
+    traces[:, 0] += 6.0 * examples.drawn
+    head, report = fit_glance(examples, traces, CONFIG)
+    faces = (examples.seen != "whole") & np.array([row.split == "dev" for row in examples.rows])
+    assert ((head(traces)[faces, 0] > 0) == examples.drawn[faces]).mean() > 0.95
+    assert "| style left out, a glance | all | 17 | style a |" in report, "of 34 views half are whole pictures"
+    assert "| dev, as served |" in report
+    assert "| d | 25 |" in report, "painted ones are told apart"
+    assert "style d" not in report, "neither learned from nor counted"
+    doubtful = next(line for line in report.splitlines() if line.startswith("| dev |")).split("|")
+    assert float(doubtful[3].strip(" %")) < 20.0
 
 
 def test_the_comparison_shows_where_the_difference_lies():

@@ -10,7 +10,6 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from services.faces.attributes.embedding import prepared
 from services.faces.attributes.traces import INPUT, OUTPUT
 
 __all__ = ["TRACES", "ClipFace"]
@@ -43,4 +42,4 @@ class ClipFace:
         if not len(views):
             return np.zeros((0, TRACES), np.float32)
         parts = [views[start : start + _BATCH] for start in range(0, len(views), _BATCH)]
-        return np.concatenate([self._session.run([OUTPUT], {INPUT: prepared(list(part))})[0] for part in parts])
+        return np.concatenate([self._session.run([OUTPUT], {INPUT: np.stack(list(part))})[0] for part in parts])

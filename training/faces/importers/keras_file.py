@@ -22,6 +22,7 @@ import onnxruntime
 
 from services.faces.attributes.traces import OUTPUT
 from training.faces.clip_face.looking import TRACES
+from training.faces.realfake.export import take_bytes
 from triton_models.layout import data_folder
 
 __all__ = ["INTERPRETER", "KerasFileError", "Scaling", "import_classifier", "main"]
@@ -85,7 +86,7 @@ def import_classifier(
     if done.returncode != 0:
         last = [line for line in done.stderr.splitlines() if line.strip()][-1:]
         raise KerasFileError(last[0] if last else f"the converter ended with status {done.returncode}")
-    _given_traces(weights)
+    _fit_in(weights)
     _check(weights)
     shutil.copyfile(_CONFIGURATION, place / "config.pbtxt")
     (place / "MODEL_CARD.md").write_text(
@@ -96,9 +97,10 @@ def import_classifier(
     return place
 
 
-def _given_traces(weights: Path) -> None:
-    """Lets the file take what the service gives `facenet_realfake` beside the face; it is not looked at."""
+def _fit_in(weights: Path) -> None:
+    """Lets the file take faces as bytes, as the service sends them, and traces beside them, which are not looked at."""
     model = onnx.load(str(weights))
+    take_bytes(model)
     model.graph.input.append(onnx.helper.make_tensor_value_info(OUTPUT, onnx.TensorProto.FLOAT, ["n", TRACES]))
     onnx.save(model, str(weights))
 
@@ -106,7 +108,7 @@ def _given_traces(weights: Path) -> None:
 def _check(weights: Path) -> None:
     """Asks the file once, as Triton will."""
     session = onnxruntime.InferenceSession(str(weights), providers=["CPUExecutionProvider"])
-    inputs = {"faces": np.full((2, 160, 160, 3), 128, np.float32), OUTPUT: np.zeros((2, TRACES), np.float32)}
+    inputs = {"faces": np.full((2, 160, 160, 3), 128, np.uint8), OUTPUT: np.zeros((2, TRACES), np.float32)}
     answer = session.run(["fake"], inputs)[0]
     if answer.shape != (2, 1) or not ((answer >= 0) & (answer <= 1)).all():
         raise KerasFileError(

@@ -21,7 +21,7 @@ from training.faces.facenet import SIDE
 from training.faces.realfake.judging import Scale
 from training.faces.realfake.network import RealFake
 
-__all__ = ["INPUT", "ODDS", "OUTPUT", "answers", "export_onnx", "finish", "quantise"]
+__all__ = ["INPUT", "ODDS", "OUTPUT", "answers", "export_onnx", "finish", "quantise", "take_bytes"]
 
 INPUT: Final = "faces"
 OUTPUT: Final = "fake"
@@ -92,7 +92,7 @@ def quantise(source: Path, target: Path, views: Iterable[RGB]) -> None:
 
 
 def finish(source: Path, target: Path, scale: Scale, facts: Mapping[str, str]) -> None:
-    """Turns log odds into the score that is served, by a scale, and writes facts into the file.
+    """Turns log odds into the score that is served, by a scale; lets the file take bytes, and writes facts into it.
 
     Args:
         source: of `export_onnx` or `quantise`.
@@ -108,8 +108,20 @@ def finish(source: Path, target: Path, scale: Scale, facts: Mapping[str, str]) -
     graph.node.append(onnx.helper.make_node("Mul", ["above", "slope"], ["scaled"]))
     graph.node.append(onnx.helper.make_node("Sigmoid", ["scaled"], [OUTPUT]))
     graph.output[0].name = OUTPUT
+    take_bytes(model)
     onnx.helper.set_model_props(model, dict(facts))
     onnx.save(model, str(target))
+
+
+def take_bytes(model: onnx.ModelProto) -> None:
+    """Lets a file that takes chips as float32 take them as uint8: a quarter as much to send."""
+    (faces,) = (value for value in model.graph.input if value.name == INPUT)
+    faces.type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    numbers = f"{INPUT}_numbers"
+    for node in model.graph.node:
+        for index, name in enumerate(node.input):
+            node.input[index] = numbers if name == INPUT else name
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", [INPUT], [numbers], to=onnx.TensorProto.FLOAT))
 
 
 class _Views(CalibrationDataReader):
@@ -127,7 +139,7 @@ def answers(
     """What a file answers for chips, log odds or scores: float64 (n,).
 
     Args:
-        model: of any of the functions here, or of `joining.join`.
+        model: of any of the functions here, or of `joining.join`; it takes chips as bytes, or as float32.
         views: uint8 (160, 160, 3) each.
         traces: of the chips, for a file that takes them.
         threads: of onnxruntime.
@@ -135,9 +147,10 @@ def answers(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+    taken = np.uint8 if session.get_inputs()[0].type == "tensor(uint8)" else np.float32
     found = []
     for index, view in enumerate(views):
-        inputs = {INPUT: view[None].astype(np.float32)}
+        inputs = {INPUT: view[None].astype(taken)}
         if traces is not None:
             inputs[TRACES] = traces[index : index + 1]
         found.append(session.run(None, inputs)[0][0, 0])

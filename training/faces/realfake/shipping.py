@@ -150,7 +150,7 @@ def install(both: Path, judgement: Judgement, facts: Mapping[str, str]) -> str:
     (MODEL / "1").mkdir(parents=True, exist_ok=True)
     told = {
         **facts,
-        "input": "faces: (n, 160, 160, 3), RGB, 0-255, services.faces.alignment.face_chip at 160 pixels; "
+        "input": "faces: uint8 (n, 160, 160, 3), RGB, services.faces.alignment.face_chip at 160 pixels; "
         "traces: (n, 3072), what clip_face says of them",
         "output": "fake: (n, 1), 0 to 1; from 0.5 on called fake",
         "threshold": f"{judgement.scale.threshold:.4f} (log odds)",

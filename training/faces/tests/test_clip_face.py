@@ -77,6 +77,7 @@ def views() -> list[np.ndarray]:
 @pytest.fixture(autouse=True)
 def two_blocks(monkeypatch):
     monkeypatch.setattr(graph, "BLOCKS", (0, 1))
+    monkeypatch.setattr(graph, "MERGED", 0)
 
 
 def saved(model: onnx.ModelProto, encoder: Path, name: str) -> looking.ClipFace:
@@ -85,7 +86,7 @@ def saved(model: onnx.ModelProto, encoder: Path, name: str) -> looking.ClipFace:
 
 
 def in_float(weights: dict[str, np.ndarray], view: np.ndarray) -> np.ndarray:
-    """The same by NumPy, nothing rounded to bytes: the means behind both blocks."""
+    """The same by NumPy, nothing rounded to bytes: the means behind both blocks, patches merged behind the first."""
 
     def of(name: str) -> np.ndarray:
         return weights[f"{_MODEL}.{name}"].astype(np.float64)
@@ -106,13 +107,15 @@ def in_float(weights: dict[str, np.ndarray], view: np.ndarray) -> np.ndarray:
     for block in (0, 1):
         name = f"encoder.layers.{block}"
         seen = normalised(x, f"{name}.layer_norm1")
-        q, k, v = (linear(seen, f"{name}.self_attn.{part}_proj").reshape(101, 12, 64) for part in "qkv")
+        q, k, v = (linear(seen, f"{name}.self_attn.{part}_proj").reshape(len(x), 12, 64) for part in "qkv")
         odds = np.exp(np.einsum("qhd,khd->hqk", q, k) / 8)
-        attended = np.einsum("hqk,khd->qhd", odds / odds.sum(axis=2, keepdims=True), v).reshape(101, WIDTH)
+        attended = np.einsum("hqk,khd->qhd", odds / odds.sum(axis=2, keepdims=True), v).reshape(len(x), WIDTH)
         x = x + linear(attended, f"{name}.self_attn.out_proj")
         wide = linear(normalised(x, f"{name}.layer_norm2"), f"{name}.mlp.fc1")
         x = x + linear(wide / (1 + np.exp(-1.702 * wide)), f"{name}.mlp.fc2")
         means.append(x[1:].mean(axis=0))
+        if block == 0:
+            x = np.concatenate([x[:1], x[1:].reshape(5, 2, 5, 2, WIDTH).mean(axis=(1, 3)).reshape(25, WIDTH)])
     return np.concatenate(means)
 
 

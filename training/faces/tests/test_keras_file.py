@@ -40,7 +40,7 @@ for kind in ("one", "two", "many", "bare", "small", "lambda"):
 def files(tmp_path_factory):
     """Files of the forms in which such classifiers are saved, three faces, and what Keras answers for them."""
     folder = tmp_path_factory.mktemp("keras")
-    np.save(folder / "faces.npy", np.random.default_rng(1).uniform(0, 255, (3, 160, 160, 3)).astype(np.float32))
+    np.save(folder / "faces.npy", np.random.default_rng(1).integers(0, 256, (3, 160, 160, 3), np.uint8))
     command = [str(INTERPRETER), "-c", BUILD, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=800)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -101,16 +101,16 @@ def test_seams_are_learned(faces, facenet_graph_file):
     losses = overfit(
         config.model_copy(update={"stages": (stage,)}), Sampler(*faces, config), facenet_graph_file, steps=15
     )
-    assert losses[-1] < losses[0]
+    assert np.median(losses[-6:]) < losses[0], "single steps jump"
 
 
-def test_the_threshold_lets_one_real_face_in_a_hundred_pass_and_comes_out_as_a_half():
-    patches, pixels = _many(300)
+def test_the_threshold_lets_one_real_face_in_two_hundred_pass_and_comes_out_as_a_half():
+    patches, pixels = _many(900)
     judged = Judged.of(patches, pixels, splits=("calibrate",), variants=1)
     odds = np.where(judged.fake, 4.0, -4.0) + np.linspace(-3, 3, len(judged.views))
     scale = fit_scale(judged, odds)
     alarms = odds[~judged.fake] >= scale.threshold
-    assert 0 < alarms.mean() <= 0.01
+    assert 0 < alarms.mean() <= 0.005
     called = scale.scores(odds) >= 0.5
     assert np.array_equal(called, odds >= scale.threshold)
 
@@ -167,6 +167,7 @@ def test_the_file_answers_as_the_network_does(tmp_path, network, faces):
     model = onnx.load(tmp_path / "small.onnx")
     assert {prop.key: prop.value for prop in model.metadata_props}["run"] == "test"
     assert [value.name for value in model.graph.input] == [INPUT]
+    assert model.graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8, "a quarter as much to send"
     assert [value.name for value in model.graph.output] == [OUTPUT]
     small = answers(tmp_path / "small.onnx", views)
     assert np.corrcoef(small, scale.scores(odds))[0, 1] > 0.9
