@@ -6,8 +6,9 @@ It adds what the process manager lacks, and then is that command, in the same pr
 
 - If the process manager is killed, the kernel asks the part to end (SIGTERM), so that none is left behind.
 - If the part itself was killed, processes that it had started may have outlived it. They are killed first.
-- A part that ends at once is started once a second, not as fast as it can fail; one that ran for a while is back
-  immediately. <file> is where it keeps when that was.
+- A part that ends soon after its start is not started as fast as it can fail: the next start is a second after the last
+  one, then two, four, and so on; one that ran for a while is back immediately. <file> is where it keeps when the last
+  start was, and how far apart the next two are to be.
 
 It is a file of its own, with no imports but the standard library's, so that it costs 20 ms and not 200.
 """
@@ -23,6 +24,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 SECONDS_BETWEEN_STARTS = 1.0
+MOST_SECONDS_BETWEEN_STARTS = 15.0
+SECONDS_OF_A_GOOD_RUN = 10.0
+"""What ran for so long did not fail at its start."""
 
 RUN_VARIABLE = "PENTIMENTO_RUN"
 """In the environment of every process of a run: the data folder, by which its processes are told from others."""
@@ -55,6 +59,23 @@ def processes_with(variables: dict[str, str]) -> Iterator[int]:
             yield int(entry.name)
 
 
+def pause(stamp: Path, now: float) -> tuple[float, float]:
+    """Seconds to wait before a start, and how far apart this start and the next are to be.
+
+    Args:
+        stamp: written at the last start; it need not be there.
+        now: seconds since the epoch.
+    """
+    try:
+        ran, apart = now - stamp.stat().st_mtime, float(stamp.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0.0, SECONDS_BETWEEN_STARTS
+    # A clock that was put back tells nothing.
+    if not 0 <= ran < SECONDS_OF_A_GOOD_RUN:
+        return 0.0, SECONDS_BETWEEN_STARTS
+    return max(0.0, apart - ran), min(2 * apart, MOST_SECONDS_BETWEEN_STARTS)
+
+
 def main() -> None:
     """Ends what is left, waits if need be, and becomes the command."""
     end_with_parent()
@@ -65,14 +86,9 @@ def main() -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-    stamp = Path(sys.argv[1])
-    try:
-        age = time.time() - stamp.stat().st_mtime
-    except FileNotFoundError:
-        age = SECONDS_BETWEEN_STARTS
-    if 0 <= age < SECONDS_BETWEEN_STARTS:
-        time.sleep(SECONDS_BETWEEN_STARTS - age)
-    stamp.touch()
+    wait, apart = pause(Path(sys.argv[1]), time.time())
+    time.sleep(wait)
+    Path(sys.argv[1]).write_text(str(apart), encoding="ascii")
     os.execvp(sys.argv[2], sys.argv[2:])  # noqa: S606 - a command line of local/parts.py
 
 

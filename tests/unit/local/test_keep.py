@@ -1,4 +1,4 @@
-"""keep.py becomes the command, at most once a second, after ending what the last one left."""
+"""keep.py becomes the command, the later the oftener it failed, after ending what the last one left."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from local.keep import RUN_VARIABLE, processes_with
+from local.keep import MOST_SECONDS_BETWEEN_STARTS, RUN_VARIABLE, SECONDS_OF_A_GOOD_RUN, pause, processes_with
 from local.manager import KEEP
 
 
@@ -37,6 +37,30 @@ def test_starts_are_a_second_apart(tmp_path):
     keep(tmp_path, "true").communicate(timeout=20)
     assert time.time() - first >= 1.0
     assert time.time() - began < 10
+
+
+def test_what_fails_again_and_again_is_started_less_and_less_often(tmp_path):
+    stamp, now, apart = tmp_path / "started", 1e9, []
+    for _ in range(7):
+        wait, after = pause(stamp, now)
+        now += wait
+        stamp.write_text(str(after))
+        os.utime(stamp, (now, now))
+        apart.append(wait)
+        now += 0.25  # it fails at once
+    assert apart == pytest.approx([0, 0.75, 1.75, 3.75, 7.75, 14.75, 14.75])
+    assert max(apart) < MOST_SECONDS_BETWEEN_STARTS
+
+
+def test_what_ran_for_a_while_is_back_at_once_and_its_failures_are_forgotten(tmp_path):
+    stamp = tmp_path / "started"
+    stamp.write_text("8.0")
+    started = stamp.stat().st_mtime
+    assert pause(stamp, started + SECONDS_OF_A_GOOD_RUN) == (0.0, 1.0)
+    assert pause(stamp, started + 0.5) == (7.5, MOST_SECONDS_BETWEEN_STARTS)
+    assert pause(stamp, started - 60.0) == (0.0, 1.0), "a clock that was put back"
+    stamp.write_text("")
+    assert pause(stamp, started) == (0.0, 1.0), "it was killed while it wrote"
 
 
 def test_what_the_last_one_left_is_ended_and_nothing_else(tmp_path):
