@@ -70,12 +70,15 @@ async def test_every_face_of_a_crowd_gets_the_answer_that_it_gets_alone(deployme
     portrait = data.astronaut()[:, 60:420]
     crowd = np.concatenate([np.concatenate([portrait] * 6, axis=1)] * 6, axis=0)  # 36 faces: more than one batch takes
     async with serving(deployment) as stub:
+        alone = await stub.Analyze(pb.AnalyzeRequest(image=encode_png(portrait), attributes=AGE_AND_GENDER))
         started = time.perf_counter()
         answer = await stub.Analyze(pb.AnalyzeRequest(image=encode_png(crowd), attributes=AGE_AND_GENDER))
         print(f"{len(answer.faces)} faces in {time.perf_counter() - started:.2f} s")  # noqa: T201 - for pytest -s
     assert len(answer.faces) >= 34
     assert not answer.report.missing
-    assert all(28 < face.age.years < 52 for face in answer.faces)
+    # The finder places faces less exactly in a picture of 36 portraits: what is cut out is not quite the same.
+    (years,) = (face.age.years for face in alone.faces)
+    assert all(abs(face.age.years - years) < 8 for face in answer.faces), "8 years is what the model may be off by"
     assert all(face.gender.gender == face_pb2.GENDER_FEMALE for face in answer.faces)
 
 
