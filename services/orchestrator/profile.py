@@ -125,7 +125,7 @@ def _fake(seen: Seen) -> Reasons:
     text = f"{which} generated or swapped (score {worst.score:.2f})"
     if worst.HasField("stability"):
         steady = worst.stability >= STABLE
-        text += f", and {'still do' if steady else 'not always'} when turned, blurred and compressed"
+        text += f", {'also' if steady else 'but not always'} when turned, blurred and compressed"
         grave = SUSPICIOUS if steady else REVIEW
     else:
         grave = REVIEW
@@ -215,9 +215,11 @@ def _summary(assessment: pb.ProfileAssessment.ValueType, reasons: Sequence[pb.Pr
 
 
 def _shown(seen: Seen) -> Iterator[str]:
-    """What the most confident face shows, as far as this deployment says so."""
+    """What the most confident face shows, as far as this deployment says so; a drawing has no age."""
     face = seen.face
     if face is None or not (face.HasField("age") or face.HasField("gender")):
+        return
+    if face.kind.kind == face_pb2.FACE_KIND_CARTOON and face.kind.probability >= SURE_DRAWN:
         return
     whose = GENDERS.get(face.gender.gender, "a") if face.HasField("gender") else "a"
     age = f", about {face.age.years:.0f} years old" if face.HasField("age") else ""

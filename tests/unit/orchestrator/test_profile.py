@@ -144,6 +144,25 @@ def test_age_and_gender_are_told_only_where_the_deployment_gave_them():
     assert "face" not in profile_report(ORDINARY).summary
 
 
+def test_a_drawing_has_no_age():
+    estimates = {"age": face_pb2.AgeEstimate(years=14.0)}
+    assert "years old" not in profile_report(Seen(analysis=analysis(face(kind=DRAWN, **estimates)))).summary
+    assert "years old" in profile_report(Seen(analysis=analysis(face(kind=PERHAPS_DRAWN, **estimates)))).summary
+
+
+def test_who_tells_that_a_face_is_drawn_and_who_that_a_picture_is():
+    of_face = profile_report(Seen(analysis=analysis(face(kind=DRAWN)))).reasons[0]
+    of_picture = profile_report(Seen(analysis=analysis(), kind=DRAWN)).reasons[0]
+    assert list(of_face.sources) == ["clip_cartoon", "vgg16_cartoon"]
+    assert list(of_picture.sources) == ["vgg16_cartoon"]
+
+
+@pytest.mark.parametrize(("stability", "words"), [(1.0, ", also when turned"), (0.5, ", but not always when turned")])
+def test_a_fake_face_is_told_with_what_changes_do_to_it(stability, words):
+    fake = face_pb2.DeepfakeEstimate(score=0.9, stability=stability)
+    assert words in profile_report(Seen(analysis=analysis(face(deepfake=fake)))).reasons[0].text
+
+
 def test_one_more_reason_never_makes_it_milder():
     facts = [
         {"kind": DRAWN},
