@@ -50,8 +50,8 @@ CONTEXT: Final = 1.6
 """Side of the square that a face is seen in, as a multiple of the longer side of its box."""
 
 _SURE: Final = 2.0
-"""Log odds from which a glance will do: 0.88 for one of the two. On styles and sources left out, three in a thousand
-faces of people are in doubt by it and two in a hundred drawn ones."""
+"""Log odds from which a glance will do: 0.88 for one of the two. On styles and sources left out, two in a thousand
+faces of people are in doubt by it and three in a hundred drawn ones."""
 
 _LEAST: Final = 1e-6
 """Nothing is less probable."""

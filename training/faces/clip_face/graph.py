@@ -45,8 +45,8 @@ BLOCKS: Final = (5, 6, 7, 9)
 blended faces of the calibrate split 0.83 for block 7, 0.85 for 6 and 7, 0.86 for the three), whom it shows behind 9."""
 PATCH: Final = 16
 MERGED: Final = 7
-"""Behind this block every four neighbouring patches become one, their mean: whom a face shows is read as well from a
-quarter of them, and how it was made has been read by then."""
+"""Behind this block every four neighbouring patches become one, their mean: whom a face shows is read nearly as well
+from a quarter of them, and how it was made has been read by then."""
 _HEADS: Final = 12
 _CUT_OFF: Final = 0.2
 """Share of chips whose lowest, or highest, activations are cut off: scales as wide as the widest chip needs leave fewer
