@@ -96,12 +96,12 @@ def test_places_of_the_fine_map_lie_eight_pixels_apart_from_the_thirteenth_on(ne
 
 def test_seams_are_learned(faces, facenet_graph_file):
     shares = {"real_face": 0.5, "blended": 0.5}
-    config = CONFIG.model_copy(update={"shares": shares, "seams": True, "seam_weight": 1.0, "learning_rate": 1e-3})
+    config = CONFIG.model_copy(update={"shares": shares, "seams": True, "seam_weight": 1.0, "learning_rate": 2e-4})
     stage = config.stages[0].model_copy(update={"steps": 200})
     losses = overfit(
         config.model_copy(update={"stages": (stage,)}), Sampler(*faces, config), facenet_graph_file, steps=15
     )
-    assert np.median(losses[-6:]) < losses[0], "single steps jump"
+    assert losses[-1] < losses[0]
 
 
 def test_the_threshold_lets_one_real_face_in_two_hundred_pass_and_comes_out_as_a_half():
