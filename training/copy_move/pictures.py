@@ -74,7 +74,9 @@ QUALITIES: Final = (50, 60, 70, 75, 80, 85, 90, 92, 95, 95, 100, 100)
 LEAST_RENDERED_QUALITY: Final = 70
 
 MOST_OF_SOURCE: Final = 40
-"""Photographs taken of one source, so that none outweighs the others."""
+MOST_HONEST_OF_SOURCE: Final = 200
+"""Photographs of one source that are taken to plant copies in, and as honest pictures, so that none outweighs the
+others: few honest pictures hold anything that looks like a copy, and of those the trees learn."""
 LEAST_PIXELS: Final = 60_000
 LEAST_SIDE: Final = 100
 LEAST_PLANTED_SIDE: Final = 200
@@ -134,9 +136,12 @@ def tasks(rows: Sequence[Row], data: Path, split: Split) -> list[Task]:
     there = [
         row for row in sorted(rows, key=lambda row: row.id) if row.split == split and picture_path(data, row).is_file()
     ]
-    photographs = _photographs(there)
+    photographs = _photographs(there, MOST_OF_SOURCE)
     styles = list(STYLES)
-    chosen = [Task(name=f"honest/{row.id}", kind="honest", group=row.group, rows=(row,)) for row in photographs]
+    chosen = [
+        Task(name=f"honest/{row.id}", kind="honest", group=row.group, rows=(row,))
+        for row in _photographs(there, MOST_HONEST_OF_SOURCE)
+    ]
     for row in photographs:
         for names in (styles, list(WORKED_OVER)):
             style = names[int(row.id, 16) % len(names)]
@@ -164,14 +169,14 @@ def tasks(rows: Sequence[Row], data: Path, split: Split) -> list[Task]:
     return sorted(chosen, key=lambda task: _seed(task.name))
 
 
-def _photographs(rows: Sequence[Row]) -> list[Row]:
+def _photographs(rows: Sequence[Row], most_of_source: int) -> list[Row]:
     taken: Counter[str] = Counter()
     chosen = []
     for row in rows:
         if row.kind != "photograph" or row.width * row.height < LEAST_PIXELS or Path(row.path).name in LEFT_OUT:
             continue
         taken[row.source] += 1
-        if taken[row.source] <= MOST_OF_SOURCE:
+        if taken[row.source] <= most_of_source:
             chosen.append(row)
     return chosen
 
