@@ -23,11 +23,15 @@ Finder = Callable[[np.ndarray], CopyMoveResult]
 
 VARIANTS: Final[dict[str, tuple[str, Finder]]] = {
     "copy_move_keypoints": (
-        "Copy-move, keypoints alone, mirrored ones not",
-        lambda rgb: find_copy_moves(rgb, dense_pixels=0, mirrored=False),
+        "Copy-move, clusters of keypoints alone, mirrored ones not",
+        lambda rgb: find_copy_moves(rgb, dense_pixels=0, mirrored=False, small=False),
     ),
     "copy_move_mirrored": (
-        "Copy-move, keypoints alone, mirrored ones too",
+        "Copy-move, clusters of keypoints alone, mirrored ones too",
+        lambda rgb: find_copy_moves(rgb, dense_pixels=0, small=False),
+    ),
+    "copy_move_small": (
+        "Copy-move, keypoints alone, small copies too",
         lambda rgb: find_copy_moves(rgb, dense_pixels=0),
     ),
     "copy_move_dense": (

@@ -31,7 +31,8 @@ def test_each_part_is_measured_by_itself():
 
     measured = backend.measure(pair.forged, {subject.name for subject in backend.subjects()})
 
-    assert set(measured) == {"copy_move_keypoints", "copy_move_mirrored", "copy_move_dense", "copy_move_any"}
+    parts = {"copy_move_keypoints", "copy_move_mirrored", "copy_move_small", "copy_move_dense"}
+    assert set(measured) == {*parts, "copy_move_any"}
     assert {measurement.applicability for measurement in measured.values()} == {Applicability.APPLIED}
     assert measured["copy_move_any"].score == 1.0
     assert set(backend.measure(pair.forged, {"copy_move_mirrored"})) == {"copy_move_mirrored"}

@@ -160,7 +160,7 @@ def test_features_are_as_many_as_their_names() -> None:
     features = features_of(one, "dense", [one])
 
     assert len(features) == len(FEATURES)
-    assert dict(zip(FEATURES, features, strict=True))["dense"] == 1.0
+    assert dict(zip(FEATURES, features, strict=True))["way"] == 1.0
 
 
 def test_many_that_agree_as_well_are_a_family() -> None:

@@ -55,13 +55,13 @@ class CandidateMap:
     Attributes:
         transform: of `p` to `q`.
         p, q: float64 (n, 2), matched points.
-        way: what found it.
+        way: what found it: clusters of keypoints, few keypoints that bear each other out, or the dense field.
     """
 
     transform: Floats
     p: Floats
     q: Floats
-    way: Literal["keypoints", "dense"]
+    way: Literal["keypoints", "small", "dense"]
 
 
 def min_shift(longer_side: float) -> float:

@@ -10,6 +10,10 @@
    rotation.
 4. **Geometry**: RANSAC (Fischler 1981) fits an affine map to each cluster; impossible maps, and maps that disagree with
    SIFT's own scale and rotation, are dropped.
+5. **Small copies** hold too few keypoints for a cluster, and these are seldom distinct enough for g2NN. There every
+   keypoint's nearest neighbour counts, gap or not: its place, scale and rotation say where the keypoints around it must
+   lie, and the pairs that most of their surroundings follow so are maps too (as Schmid and Mohr 1997 have it:
+   neighbours bear a match out).
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.cluster import DBSCAN
+from sklearn.neighbors import BallTree
 
 from services.passive.detectors._copy_move.geometry import (
     CandidateMap,
@@ -39,7 +44,17 @@ from services.passive.detectors._copy_move.geometry import (
     rotation,
 )
 
-__all__ = ["CONTRAST_THRESHOLD", "GAP_RATIO", "MAX_KEYPOINTS", "Keypoints", "find_keypoints", "match_keypoints"]
+__all__ = [
+    "CONTRAST_THRESHOLD",
+    "GAP_RATIO",
+    "MAX_KEYPOINTS",
+    "KeypointPairs",
+    "Keypoints",
+    "Matched",
+    "find_keypoints",
+    "find_small_maps",
+    "match_keypoints",
+]
 
 Indices = NDArray[np.int64]
 
@@ -94,6 +109,27 @@ MAX_CLUSTERS: Final = 40
 MAPS_PER_CLUSTER: Final = 3
 """Clusters that are searched, largest first, and maps taken from each."""
 
+MAX_NEAREST_DISTANCE: Final = 0.9
+MAX_NEAREST_OCTAVES: Final = 1.15
+"""A keypoint and its nearest neighbour are a pair if their descriptors are no farther apart, and their sizes differ by
+no more octaves."""
+SUPPORT_REACH: Final = 60.0
+"""Pixels around a pair, at both ends together, in which others may support it."""
+SUPPORT_PIXELS: Final = 1.5
+SUPPORT_SHARE: Final = 0.12
+"""A pair supports another if it lies where that one's scale and rotation say, but for `SUPPORT_PIXELS` and this share
+of their distance: of one keypoint alone, rotation and scale are known roughly."""
+SUPPORT_OCTAVES: Final = 0.7
+SUPPORT_CHORD: Final = 0.5
+"""And if its scale (octaves) and rotation (chord of the unit circle) differ by no more."""
+SUPPORTED_AT_ONCE: Final = 1_000
+"""Pairs whose supporters are sought at once; bounds memory."""
+LEAST_SUPPORT: Final = 0.7
+"""Least support of a pair that gives a map; a pair that lies exactly where it should supports by 1."""
+SAME_SMALL: Final = 30.0
+"""Pixels within which, along x and y and at both ends, a pair of less support says the same."""
+MAX_SMALL_MAPS: Final = 8
+
 _SEED: Final = 1
 _KDTREE: Final = 1
 
@@ -121,7 +157,7 @@ class Keypoints:
 
 
 @dataclass(frozen=True, slots=True)
-class _Matches:
+class KeypointPairs:
     """n pairs of keypoints: places p and q (n, 2), and what changes from p to q: scale in octaves, angle in radians.
 
     If `mirrored`, the angle is that of the rotation after a mirroring left to right.
@@ -135,6 +171,26 @@ class _Matches:
 
     def __len__(self) -> int:
         return len(self.p)
+
+    def __getitem__(self, kept: Indices | Mask) -> KeypointPairs:
+        return KeypointPairs(self.p[kept], self.q[kept], self.octaves[kept], self.rotations[kept], self.mirrored)
+
+    @classmethod
+    def of(cls, keypoints: Keypoints, a: Indices, b: Indices, *, mirrored: bool) -> KeypointPairs:
+        """Those of the keypoints number `a` with number `b`, (n,) each."""
+        before = math.pi - keypoints.angles[a] if mirrored else keypoints.angles[a]
+        return cls(
+            p=keypoints.places[a],
+            q=keypoints.places[b],
+            octaves=np.log2(keypoints.sizes[b] / keypoints.sizes[a]),
+            rotations=keypoints.angles[b] - before,
+            mirrored=mirrored,
+        )
+
+    @classmethod
+    def none(cls, *, mirrored: bool) -> KeypointPairs:
+        """No pairs."""
+        return cls(np.empty((0, 2)), np.empty((0, 2)), np.empty(0), np.empty(0), mirrored)
 
 
 def find_keypoints(grey: NDArray[np.uint8], *, max_keypoints: int, contrast_threshold: float) -> Keypoints:
@@ -183,15 +239,30 @@ def _spread(found: Sequence[cv2.KeyPoint], grey: NDArray[np.uint8], max_keypoint
     return cast("list[int]", np.sort(spread[:max_keypoints]).tolist())
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Matched:
+    """What a picture's keypoints say.
+
+    Attributes:
+        count: number of matches that are distinct (g2NN).
+        maps: those that clusters of them follow.
+        nearest: each keypoint and what resembles it most elsewhere, however much else does.
+    """
+
+    count: int
+    maps: list[CandidateMap]
+    nearest: KeypointPairs
+
+
 def match_keypoints(
     keypoints: Keypoints, shape: tuple[int, int], *, gap_ratio: float, mirrored: bool = False
-) -> tuple[int, list[CandidateMap]]:
-    """Number of matches, and the maps that clusters of them follow: of copies as they are, or of mirrored ones.
+) -> Matched:
+    """Matches keypoints with each other: for copies as they are, or for mirrored ones.
 
     OpenCV's generator of random numbers (of this thread) is seeded.
     """
     if len(keypoints) <= MIN_INLIERS:
-        return 0, []
+        return Matched(count=0, maps=[], nearest=KeypointPairs.none(mirrored=mirrored))
     longer_side, diagonal = max(shape), math.hypot(*shape)
     # FLANN draws its trees with OpenCV's generator; seeded, the same picture gives the same matches.
     cv2.setRNGSeed(_SEED)
@@ -199,10 +270,11 @@ def match_keypoints(
     index = cv2.flann_Index(  # type: ignore[attr-defined]  # missing from OpenCV's stubs
         _along(axes, keypoints.descriptors), {"algorithm": _KDTREE, "trees": 1}
     )
-    matches = _match(keypoints, index, axes, longer_side, gap_ratio=gap_ratio, mirrored=mirrored)
-    if len(matches) < MIN_INLIERS:
-        return len(matches), []
-    return len(matches), _fit_maps(matches, _cluster(matches, diagonal), longer_side)
+    near, distance = _neighbours(keypoints, index, axes, longer_side, mirrored=mirrored)
+    matches = _distinct(keypoints, near, distance, gap_ratio=gap_ratio, mirrored=mirrored)
+    maps = [] if len(matches) < MIN_INLIERS else _fit_maps(matches, _cluster(matches, diagonal), longer_side)
+    a = np.flatnonzero(distance[:, 0] < MAX_NEAREST_DISTANCE)
+    return Matched(count=len(matches), maps=maps, nearest=KeypointPairs.of(keypoints, a, near[a, 0], mirrored=mirrored))
 
 
 @cache
@@ -231,16 +303,13 @@ def _along(axes: Plane, descriptors: Plane) -> Plane:
     return cast("Plane", cv2.gemm(np.ascontiguousarray(descriptors), axes, 1.0, nothing, 0.0, flags=cv2.GEMM_2_T))
 
 
-def _match(
-    keypoints: Keypoints,
-    index: Any,
-    axes: Plane,
-    longer_side: int,
-    *,
-    gap_ratio: float,
-    mirrored: bool,
-) -> _Matches:
-    """Pairs of keypoints that look alike and are apart in the picture (g2NN)."""
+def _neighbours(
+    keypoints: Keypoints, index: Any, axes: Plane, longer_side: int, *, mirrored: bool
+) -> tuple[Indices, Floats]:
+    """Of each keypoint, those that resemble it most, nearest first, and how far they are: infinitely, if close by.
+
+    Both are (n, `NEIGHBOURS`), or fewer where there are fewer keypoints.
+    """
     sought = keypoints.descriptors[:, _MIRRORED] if mirrored else keypoints.descriptors
     wanted = min(NEIGHBOURS, len(keypoints))
     near, _ = index.knnSearch(_along(axes, sought), wanted, params={"checks": SEARCH_CHECKS})
@@ -249,35 +318,32 @@ def _match(
     shift = np.linalg.norm(keypoints.places[near] - keypoints.places[:, None], axis=2)
     distance[shift < min_shift(longer_side)] = np.inf
     order = np.argsort(distance, axis=1, kind="stable")
-    near = np.take_along_axis(near, order, axis=1)
-    distance = np.take_along_axis(distance, order, axis=1)
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(distance, order, axis=1)
+
+
+def _distinct(
+    keypoints: Keypoints, near: Indices, distance: Floats, *, gap_ratio: float, mirrored: bool
+) -> KeypointPairs:
+    """Pairs of keypoints that look alike as nothing else does (g2NN)."""
     # Behind the last neighbour that was looked up, there is another at least as far.
     farthest = np.where(np.isfinite(distance), distance, 0.0).max(axis=1, keepdims=True)
     behind = np.where(np.isfinite(distance[:, 1:]), distance[:, 1:], farthest)
-    ranks = min(MAX_CLONES, wanted - 1)
+    ranks = min(MAX_CLONES, distance.shape[1] - 1)
     gap = distance[:, :ranks] < gap_ratio * behind[:, :ranks]
     accepted = np.where(gap.any(axis=1), ranks - np.argmax(gap[:, ::-1], axis=1), 0)
     matched = (np.arange(ranks) < accepted[:, None]) & (distance[:, :ranks] < MAX_DISTANCE)
     a, rank = np.nonzero(matched)
-    b = near[a, rank]
-    before = math.pi - keypoints.angles[a] if mirrored else keypoints.angles[a]
-    return _Matches(
-        p=keypoints.places[a],
-        q=keypoints.places[b],
-        octaves=np.log2(keypoints.sizes[b] / keypoints.sizes[a]),
-        rotations=keypoints.angles[b] - before,
-        mirrored=mirrored,
-    )
+    return KeypointPairs.of(keypoints, a, near[a, rank], mirrored=mirrored)
 
 
-def _from_here(matches: _Matches, members: Mask) -> Mask:
+def _from_here(matches: KeypointPairs, members: Mask) -> Mask:
     """Which matches begin nearer to where `members` begin than to where these end."""
     begin, end = matches.p[members].mean(axis=0), matches.q[members].mean(axis=0)
     nearer = np.linalg.norm(matches.p - begin, axis=1) < np.linalg.norm(matches.p - end, axis=1)
     return cast("Mask", nearer)
 
 
-def _cluster(matches: _Matches, diagonal: float) -> Indices:
+def _cluster(matches: KeypointPairs, diagonal: float) -> Indices:
     """DBSCAN's label of each match, -1 for noise. A match and its reverse fall into different clusters."""
     reach = CLUSTER_REACH * diagonal
     features = np.column_stack(
@@ -294,7 +360,7 @@ def _cluster(matches: _Matches, diagonal: float) -> Indices:
     return cast("Indices", dbscan.fit_predict(features).astype(np.int64))
 
 
-def _fit_maps(matches: _Matches, labels: Indices, longer_side: int) -> list[CandidateMap]:
+def _fit_maps(matches: KeypointPairs, labels: Indices, longer_side: int) -> list[CandidateMap]:
     """Affine maps that clusters of matches agree on, each with its inliers; a map and its inverse are one."""
     reach = max(INLIER_PIXELS, INLIER_SHARE * longer_side)
     sizes = np.bincount(labels[labels >= 0])
@@ -318,7 +384,7 @@ def _fit_maps(matches: _Matches, labels: Indices, longer_side: int) -> list[Cand
     return maps
 
 
-def _fit_map(matches: _Matches, members: Mask, free: Mask, reach: float) -> tuple[Floats, Mask] | None:
+def _fit_map(matches: KeypointPairs, members: Mask, free: Mask, reach: float) -> tuple[Floats, Mask] | None:
     """The affine map of most of `members`, refitted to all `free` matches that follow it, and which those are."""
     if members.sum() < MIN_INLIERS:
         return None
@@ -355,3 +421,86 @@ def _fit_map(matches: _Matches, members: Mask, free: Mask, reach: float) -> tupl
             return None
         transform = refitted
     return transform, inliers
+
+
+# --- Small copies ---
+
+
+def find_small_maps(nearest: KeypointPairs) -> list[CandidateMap]:
+    """Maps of copies that hold few keypoints: of those pairs whose surroundings follow them, most first."""
+    pairs = nearest[_one_a_place(nearest)]
+    if len(pairs) < 2:
+        return []
+    one, other, weight = _supporters(pairs)
+    support = np.bincount(one, weight, minlength=len(pairs))
+    maps: list[CandidateMap] = []
+    left = support >= LEAST_SUPPORT
+    while left.any() and len(maps) < MAX_SMALL_MAPS:
+        best = int(np.argmax(np.where(left, support, 0.0)))
+        left &= ~(_near(pairs.p, pairs.p[best]) & _near(pairs.q, pairs.q[best]))
+        left &= ~(_near(pairs.p, pairs.q[best]) & _near(pairs.q, pairs.p[best]))
+        members = np.append(other[one == best], best)
+        transform = _similarity(pairs.p[members], pairs.q[members], mirrored=pairs.mirrored)
+        if possible(transform, mirrored=pairs.mirrored):
+            maps.append(CandidateMap(transform=transform, p=pairs.p[members], q=pairs.q[members], way="small"))
+    return maps
+
+
+def _one_a_place(pairs: KeypointPairs) -> Indices:
+    """Numbers of the pairs whose sizes are possible, one of those that have both ends in common but for 3 pixels."""
+    sizes = np.flatnonzero(np.abs(pairs.octaves) < MAX_NEAREST_OCTAVES)
+    cells = np.rint(np.hstack([pairs.p, pairs.q])[sizes] / 3.0).astype(np.int64)
+    number = ((cells[:, 0] << 48) + (cells[:, 1] << 32)) + ((cells[:, 2] << 16) + cells[:, 3])
+    return sizes[np.unique(number, return_index=True)[1]]
+
+
+def _supporters(pairs: KeypointPairs) -> tuple[Indices, Indices, Floats]:
+    """Which pairs are supported by which others, and how well, 0-1; (n,) each."""
+    ends = np.hstack([pairs.p, pairs.q])
+    tree = BallTree(ends)
+    found: list[tuple[Indices, Indices, Floats]] = []
+    # In parts, for in a regular pattern a pair has hundreds of others around it.
+    for first in range(0, len(ends), SUPPORTED_AT_ONCE):
+        around = tree.query_radius(ends[first : first + SUPPORTED_AT_ONCE], SUPPORT_REACH)
+        one = first + np.repeat(np.arange(len(around)), [len(others) for others in around])
+        other = np.concatenate(around)
+        off, allowed = _off(pairs, one, other)
+        follows = (off < allowed) & (np.abs(pairs.octaves[one] - pairs.octaves[other]) < SUPPORT_OCTAVES)
+        follows &= np.abs(np.exp(1j * pairs.rotations[one]) - np.exp(1j * pairs.rotations[other])) < SUPPORT_CHORD
+        found.append((one[follows], other[follows], (1.0 - off / allowed)[follows]))
+    one, other, weight = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return one, other, weight
+
+
+def _off(pairs: KeypointPairs, one: Indices, other: Indices) -> tuple[Floats, Floats]:
+    """How far the `other` pair of each lies off where the `one` says that it must, and how far it may; pixels, (n,).
+
+    Those that are nearer than 3 pixels at either end, and so say the same, are at infinity.
+    """
+    p, q = (pairs.p @ [1.0, 1j], pairs.q @ [1.0, 1j])
+    from_p, from_q = p[other] - p[one], q[other] - q[one]
+    along = np.exp2(pairs.octaves) * np.exp(1j * pairs.rotations)
+    predicted = along[one] * (-from_p.conj() if pairs.mirrored else from_p)
+    apart = np.abs(from_q)
+    off = np.abs(predicted - from_q)
+    off[(apart < 3.0) | (np.abs(from_p) < 3.0)] = np.inf
+    return off, SUPPORT_PIXELS + SUPPORT_SHARE * apart
+
+
+def _near(places_of: Floats, here: Floats) -> Mask:
+    return cast("Mask", (np.abs(places_of - here) < SAME_SMALL).all(axis=1))
+
+
+def _similarity(p: Floats, q: Floats, *, mirrored: bool) -> Floats:
+    """The map of p to q that turns, enlarges and moves alone (and mirrors first) with the least squared error."""
+    before, after = p @ [1.0, 1j], q @ [1.0, 1j]
+    if mirrored:
+        before = -before.conj()
+    middle_before, middle_after = before.mean(), after.mean()
+    before, after = before - middle_before, after - middle_after
+    along = np.vdot(before, after) / max(float(np.vdot(before, before).real), 1e-9)
+    moved = middle_after - along * middle_before
+    linear = np.array([[along.real, -along.imag], [along.imag, along.real]])
+    if mirrored:
+        linear = linear @ np.diag([-1.0, 1.0])
+    return np.column_stack([linear, [moved.real, moved.imag]])

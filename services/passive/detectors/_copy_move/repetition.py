@@ -36,10 +36,12 @@ MAX_STRETCH: Final = 0.15
 LEAST_CHANGE: Final = 0.001
 """Less difference from the identity counts as this: it is none."""
 LEAST_COLOUR: Final = 0.05
+WAYS: Final = {"keypoints": 0.0, "dense": 1.0, "small": 2.0}
+"""The feature `way`."""
 GREY: Final = (1.0, 2.5)
 """Where nine of ten places differ in colour by less than `LEAST_COLOUR` levels, the picture is grey (or the copy exact,
 which all else says as well): colour tells nothing, and `chroma` and `chroma_most` count as these."""
-SAME_GRAIN: Final = 0.1
+SAME_GRAIN: Final = 0.25
 CLONES: Final = 1
 MAX_FAMILY: Final = 6
 """Pairs whose grain agrees as well as another's, but for `SAME_GRAIN`, are of its family; the first `CLONES` of them
@@ -65,7 +67,7 @@ FEATURES: Final = (
     "gain",
     "contrast",
     "noise",
-    "dense",
+    "way",
     "family",
     "even",
     "shading",
@@ -114,7 +116,7 @@ def scores_of(found: Sequence[Verified]) -> list[float]:
 
 
 def features_of(
-    one: Measurements, way: Literal["keypoints", "dense"], measured: Sequence[Measurements]
+    one: Measurements, way: Literal["keypoints", "small", "dense"], measured: Sequence[Measurements]
 ) -> tuple[float, ...]:
     """What the trees ask about of one pair, in the order of `FEATURES`.
 
@@ -144,7 +146,7 @@ def features_of(
         one.gain,
         one.contrast,
         one.noise,
-        float(way == "dense"),
+        WAYS[way],
         float(_family(one, measured)),
         one.even,
         one.shading,

@@ -1,4 +1,4 @@
-"""The steps together: keypoints, then the dense field, each map against the pixels, and what the measurements say."""
+"""The steps together: keypoints, small copies, the dense field; each map against the pixels, and what that says."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ from services.passive.detectors._copy_move.keypoints import (
     MIN_INLIERS,
     Keypoints,
     find_keypoints,
+    find_small_maps,
     match_keypoints,
 )
 from services.passive.detectors._copy_move.repetition import scores_of
@@ -83,7 +84,7 @@ class CopiedRegion:
     copy_mask: Mask
     source_points: Floats
     copy_points: Floats
-    way: Literal["keypoints", "dense"]
+    way: Literal["keypoints", "small", "dense"]
     inliers: int
     rotation_degrees: float
     scale: float
@@ -130,14 +131,16 @@ def find_copy_moves(
     gap_ratio: float = GAP_RATIO,
     dense_pixels: int = DENSE_PIXELS,
     mirrored: bool = True,
+    small: bool = True,
     by_keypoints: bool = True,
 ) -> CopyMoveResult:
     """Finds regions that appear twice.
 
     1. Maps are sought by keypoints, in at most `KEYPOINT_PIXELS`.
     2. Each is verified on the pixels of `rgb`, and scored.
-    3. Unless a copy is certain by now, so are those of the dense field, in at most `dense_pixels`, which a second
-       thread has begun meanwhile: features and seeds beside the keypoints, growth beside their verification.
+    3. Unless a copy is certain by now, so are the maps of small copies, which hold few keypoints; and then, unless one
+       is, those of the dense field, in at most `dense_pixels`, which a second thread has begun meanwhile: features and
+       seeds beside the keypoints, growth beside their verification.
 
     Args:
         rgb: uint8 (height, width, 3), at most about 2 megapixels (time and memory grow with it).
@@ -146,6 +149,7 @@ def find_copy_moves(
         gap_ratio: 0-1, see `keypoints.GAP_RATIO`.
         dense_pixels: see `field.DENSE_PIXELS`; 0 for keypoints alone.
         mirrored: whether mirrored copies are sought by keypoints as well.
+        small: whether small copies are sought by keypoints as well, as they are and not mirrored.
         by_keypoints: False for the dense field alone.
 
     The same array gives the same answer. OpenCV's generator of random numbers (of this thread) is seeded.
@@ -160,19 +164,22 @@ def find_copy_moves(
         sown = second.submit(sow, rgb, max_pixels=dense_pixels) if dense else None
         grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
         factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
-        small = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
+        reduced = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
         keypoints = Keypoints.none()
         if by_keypoints:
             keypoints = find_keypoints(
-                small.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
+                reduced.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
             )
-        match = partial(match_keypoints, keypoints, (small.shape[0], small.shape[1]), gap_ratio=gap_ratio)
+        match = partial(match_keypoints, keypoints, (reduced.shape[0], reduced.shape[1]), gap_ratio=gap_ratio)
         turned = second.submit(match, mirrored=True) if mirrored else None
         dense_maps = second.submit(lambda: find_dense_maps(sown.result(), enough=enough)) if sown else None
         plane, chroma = grey.astype(np.float32), _chroma(rgb)
-        for answer in (match, turned.result) if turned else (match,):
-            count, maps = answer()
-            matches += count
+        straight = match()
+        for matched in (straight, turned.result()) if turned else (straight,):
+            matches += matched.count
+            found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in matched.maps], found)
+        if small and not any(score >= CERTAIN for score in scores_of(found)):
+            maps = find_small_maps(straight.nearest)
             found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in maps], found)
         if any(score >= CERTAIN for score in scores_of(found)):
             dense = False

@@ -68,7 +68,9 @@ TIGHT_LEVELS: Final = 3.0
 differ by at the median, and by as many levels on top; half of the slope is allowed for."""
 
 MARGIN: Final = 16
-"""Pixels around the mask that are looked at when it is measured."""
+SMALL_MARGIN: Final = 24.0
+"""Pixels around the mask that are looked at when it is measured, and around the points of a small map at first: most of
+them are no copies, and then no more has to be looked at."""
 NO_TEXTURE: Final = -1.0
 """The wobble of two regions in which too little is distinct to tell how far places lie off."""
 EVEN_LEVELS: Final = 9
@@ -83,35 +85,21 @@ LEAST_CORNER: Final = 0.3
 levels a pixel, that makes it measurable."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Windows:
-    """How the two are compared locally.
-
-    Attributes:
-        shape, least_shape: side of the window (pixels) and least correlation of the grey levels of a pixel of the mask.
-        detail, floor: the same window for the fine detail, and what is added to its variance, so that noise alone is
-            not correlated.
-        least_detail: least correlation of the fine detail that puts a pixel into the mask; None: it does not.
-        grow: masks are grown by a disc of this diameter (pixels), for near the edge windows see what is beyond.
-        least_contrast: least standard deviation of a mask, in grey levels: what is even could come from anywhere.
-    """
-
-    shape: int
-    least_shape: float
-    detail: int
-    floor: float
-    least_detail: float | None
-    grow: int
-    least_contrast: float
-
-
-_WINDOWS: Final = {
-    "keypoints": _Windows(
-        shape=11, least_shape=0.8, detail=15, floor=0.5, least_detail=None, grow=5, least_contrast=0.0
-    ),
-    "dense": _Windows(shape=9, least_shape=0.75, detail=9, floor=0.1, least_detail=0.5, grow=7, least_contrast=2.0),
-}
-"""By the way that found a map: where the dense field does, there is little shape to go by."""
+ALIGN_WINDOW: Final = 11
+ALIGN_SHAPE: Final = 0.8
+"""Maps are aligned on what agrees at least so well in windows of so many pixels, and may lie off by a few as yet."""
+WINDOW: Final = 9
+"""Side, in pixels, of the windows in which the two are compared."""
+LEAST_SHAPE: Final = 0.75
+LEAST_DETAIL: Final = 0.4
+"""Least correlation of the grey levels, or of the fine detail, of a pixel of the mask."""
+SHAPE_FLOOR: Final = 4.0
+DETAIL_FLOOR: Final = 0.1
+"""What is added to their variances, so that noise alone is not correlated."""
+GROWN: Final = 7
+"""Masks are grown by a disc of this diameter (pixels), for near the edge windows see what is beyond."""
+LEAST_CONTRAST: Final = 2.0
+"""Least standard deviation of a mask, in grey levels: what is even could come from anywhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,30 +188,33 @@ def verify(
         candidate: the map, in pixels of `grey`.
         part: of the map's points, those around which it is verified and no further; None for all that it holds for.
     """
-    windows = _WINDOWS[candidate.way]
     height, width = grey.shape
     p, at = (candidate.p, candidate.q) if part is None else (candidate.p[part], candidate.q[part])
     extent = float(np.ptp(at, axis=0).max())
-    for margin in (MARGIN,) if part is not None else (0.1 * extent + 3 * MARGIN, 0.75 * extent + 3 * MARGIN):
+    margins: tuple[float, ...] = (0.1 * extent + 3 * MARGIN, 0.75 * extent + 3 * MARGIN)
+    if part is not None:
+        margins = (MARGIN,)
+    elif candidate.way == "small":
+        margins = (SMALL_MARGIN, *margins)
+    for margin in margins:
         top, bottom, left, right = _surroundings(at, margin, (height, width))
-        if min(right - left, bottom - top) < windows.detail:
+        if min(right - left, bottom - top) < WINDOW:
             return None
         copy = np.ascontiguousarray(grey[top:bottom, left:right])
         q = at - [left, top]
         back = inverse(candidate.transform)
         back[:, 2] += back[:, :2] @ [left, top]
         hull = _hull(q, copy.shape)
-        if candidate.way == "dense":
-            back = _moved_if_better(grey, copy, back, hull, points=(p, q))
-        back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back, windows))
-        source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q, windows=windows)
+        back = _moved_if_better(grey, copy, back, hull, points=(p, q))
+        back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back))
+        source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q)
         if not _goes_on(mask, (top == 0, bottom == height, left == 0, right == width)):
             break
     if np.count_nonzero(mask) < MIN_AREA:
         return None
     mask = _tightened(source, copy, mask, q)
     area = int(np.count_nonzero(mask))
-    if area < MIN_AREA or copy[mask].std() < windows.least_contrast:
+    if area < MIN_AREA or copy[mask].std() < LEAST_CONTRAST:
         return None
 
     copy_mask = np.zeros(grey.shape, np.bool_)
@@ -268,7 +259,7 @@ def _goes_on(mask: Mask, ends: tuple[bool, bool, bool, bool]) -> bool:
 
 
 def _compared(
-    grey: Plane, copy: Plane, back: Floats, *, corner: tuple[int, int], q: Floats, windows: _Windows
+    grey: Plane, copy: Plane, back: Floats, *, corner: tuple[int, int], q: Floats
 ) -> tuple[Plane, Mask, Mask]:
     """The source warped onto the copy, where the two can be compared, and where they agree: all as large as `copy`.
 
@@ -278,7 +269,6 @@ def _compared(
         back: the map from the part to the picture.
         corner: see `copy`.
         q: the matched points, in pixels of the part.
-        windows: how they are compared.
     """
     (height, width), (rows, columns) = grey.shape, copy.shape
     source = _warped(grey, back, (columns, rows))
@@ -289,11 +279,10 @@ def _compared(
     apart = (from_x - x - corner[0]) ** 2 + (from_y - y - corner[1]) ** 2
     comparable &= apart > (min_shift(max(height, width)) / 2) ** 2
 
-    alike = _zncc(source, copy, windows.shape, floor=4.0) > windows.least_shape
-    if windows.least_detail is not None:
-        fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
-        alike |= _zncc(fine_source, fine_copy, windows.detail, floor=windows.floor) > windows.least_detail
-    return source, comparable, _connected(alike & comparable, q, windows.grow)
+    alike = _zncc(source, copy, WINDOW, floor=SHAPE_FLOOR) > LEAST_SHAPE
+    fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
+    alike |= _zncc(fine_source, fine_copy, WINDOW, floor=DETAIL_FLOOR) > LEAST_DETAIL
+    return source, comparable, _connected(alike & comparable, q, GROWN)
 
 
 def _warped(grey: Plane, back: Floats, size: tuple[int, int]) -> Plane:
@@ -359,12 +348,12 @@ def _measure(
     source_2, copy_2 = _blur(source, DETAIL_SIGMA), _blur(copy, DETAIL_SIGMA)
     noise_source, noise_copy = source - source_1, copy - copy_1
     band_source, band_copy = source_1 - source_2, copy_1 - copy_2
-    core = _eroded(mask, 5)
-    core = core if np.count_nonzero(core) >= MIN_AREA / 2 else mask
+    # Not so near to the outline that a window would see what lies beyond it, if that leaves enough.
+    core = next((core for side in (9, 5) if np.count_nonzero(core := _eroded(mask, side)) >= MIN_AREA / 2), mask)
     slope = _mean(band_copy * band_copy + band_source * band_source, 7)
     flat = core & (slope <= quantile(slope[core]))
     ring = _dilated(mask, 25) & ~_dilated(mask, 9) & comparable
-    rim = mask & ~_eroded(mask, 9)
+    rim = core & ~_eroded(core, 9)
     detail = _zncc(source - source_2, copy - copy_2, 9, floor=0.3)
     beyond = quantile(detail[ring]) if ring.any() else 0.0
     inside = quantile(detail[rim]) if rim.any() else 0.0
@@ -432,7 +421,7 @@ def _agreement(grey: Plane, copy: Plane, back: Floats, hull: Mask) -> float:
     return _correlation(one, other, hull[y : y + height, x : x + width])
 
 
-def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats, windows: _Windows) -> Mask:
+def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats) -> Mask:
     """What of the hull looks alike already: enough to align by; the whole of it, if that is too little."""
     near = _around(hull)
     part = copy[near]
@@ -440,7 +429,7 @@ def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats, windows: _Wind
     shifted[:, 2] += shifted[:, :2] @ [near[1].start, near[0].start]
     source = _warped(grey, shifted, (part.shape[1], part.shape[0]))
     alike = np.zeros_like(hull)
-    alike[near] = hull[near] & _eroded(_zncc(source, part, windows.shape, floor=4.0) > windows.least_shape, 5)
+    alike[near] = hull[near] & _eroded(_zncc(source, part, ALIGN_WINDOW, floor=SHAPE_FLOOR) > ALIGN_SHAPE, 5)
     return alike if np.count_nonzero(alike) >= MIN_AREA / 2 else hull
 
 
