@@ -12,8 +12,8 @@
    SIFT's own scale and rotation, are dropped.
 5. **Small copies** hold too few keypoints for a cluster, and these are seldom distinct enough for g2NN. There every
    keypoint's nearest neighbour counts, gap or not: its place, scale and rotation say where the keypoints around it must
-   lie, and the pairs that most of their surroundings follow so are maps too (as Schmid and Mohr 1997 have it:
-   neighbours bear a match out).
+   lie, and the pairs that most of their surroundings follow so are maps too (semi-local constraints, Schmid and Mohr
+   1997, 10.1109/34.589215).
 """
 
 from __future__ import annotations
@@ -129,6 +129,8 @@ LEAST_SUPPORT: Final = 0.7
 SAME_SMALL: Final = 30.0
 """Pixels within which, along x and y and at both ends, a pair of less support says the same."""
 MAX_SMALL_MAPS: Final = 8
+"""Most maps of small copies that are verified; bounds time. Of 89 copies of train that nothing led to, 27 are among so
+many."""
 
 _SEED: Final = 1
 _KDTREE: Final = 1
@@ -427,7 +429,14 @@ def _fit_map(matches: KeypointPairs, members: Mask, free: Mask, reach: float) ->
 
 
 def find_small_maps(nearest: KeypointPairs) -> list[CandidateMap]:
-    """Maps of copies that hold few keypoints: of those pairs whose surroundings follow them, most first."""
+    """Maps of copies that hold few keypoints: of those pairs whose surroundings follow them, most supported first.
+
+    Args:
+        nearest: each keypoint with what resembles it most, places in pixels.
+
+    Returns:
+        At most `MAX_SMALL_MAPS`; their points are the pair and those that support it.
+    """
     pairs = nearest[_one_a_place(nearest)]
     if len(pairs) < 2:
         return []

@@ -84,7 +84,6 @@ LEAST_CORNER: Final = 0.3
 """Side of the windows, in pixels, whose displacement is measured, and the least squared slope in any direction, in grey
 levels a pixel, that makes it measurable."""
 
-
 ALIGN_WINDOW: Final = 11
 ALIGN_SHAPE: Final = 0.8
 """Maps are aligned on what agrees at least so well in windows of so many pixels, and may lie off by a few as yet."""
