@@ -51,26 +51,26 @@ def few_trees(monkeypatch):
 
 
 @pytest.fixture
-def logit_of(monkeypatch, tmp_path):
+def logits_of(monkeypatch, tmp_path):
     """Writes trees to a file and reads them as the detector does."""
 
     def read(trees, **options):
         write_model(trees, tmp_path / "model.json", **options)
         monkeypatch.setattr(repetition, "MODEL", tmp_path / "model.json")
         repetition._model.cache_clear()
-        return repetition._model().logit
+        return repetition._model().logits
 
     yield read
     repetition._model.cache_clear()
 
 
-def test_the_detector_reads_the_trees_that_were_fitted(logit_of):
+def test_the_detector_reads_the_trees_that_were_fitted(logits_of):
     trees = fit(synthetic(1))
-    logit = logit_of(trees, decision=0.9)
+    logits = logits_of(trees, decision=0.9)
     unseen = synthetic(2).features
     expected = trees.decision_function(unseen) - np.log(0.9 / 0.1)
     assert np.ptp(expected) > 2.0
-    assert [logit(features) for features in unseen.tolist()] == pytest.approx(expected, abs=1e-4)
+    assert logits(unseen) == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_feature_that_tells_is_found_and_chance_is_not():

@@ -25,6 +25,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from services.passive.detectors._copy_move.verify import Measurements, Verified
 
 __all__ = ["FEATURES", "features_of", "scores_of"]
@@ -77,42 +80,44 @@ FEATURES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Node:
-    """Asks whether a feature is at most `least`, and goes on to the node `low` or `high`; a leaf has `value` alone."""
-
-    feature: int = -1
-    least: float = 0.0
-    low: int = 0
-    high: int = 0
-    value: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class _Model:
-    """The logit is `intercept` and what each of `trees` says; the first node of a tree is its root."""
+    """Trees whose nodes are numbered through.
+
+    Attributes:
+        intercept: of the logit, which is this and the values of the leaves that are reached.
+        roots: (trees,), the number of each tree's first node.
+        feature, least, low, high: (nodes,); a node asks whether a feature is at most `least`, and goes on to `low` or
+            `high`. A leaf goes on to itself.
+        value: (nodes,), 0 but for leaves.
+    """
 
     intercept: float
-    trees: tuple[tuple[_Node, ...], ...]
+    roots: NDArray[np.int64]
+    feature: NDArray[np.int64]
+    least: NDArray[np.float64]
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+    value: NDArray[np.float64]
 
-    def logit(self, features: Sequence[float]) -> float:
-        """Of one pair of regions."""
-        total = self.intercept
-        for tree in self.trees:
-            node = tree[0]
-            while node.feature >= 0:
-                node = tree[node.low if features[node.feature] <= node.least else node.high]
-            total += node.value
-        return total
+    def logits(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(n,), of n pairs of regions, (n, features)."""
+        pair = np.arange(len(features))[:, None]
+        node = np.broadcast_to(self.roots, (len(features), len(self.roots)))
+        while True:
+            at_most = features[pair, self.feature[node]] <= self.least[node]
+            following = np.where(at_most, self.low[node], self.high[node])
+            if np.array_equal(following, node):
+                return np.asarray(self.intercept + self.value[node].sum(axis=1), np.float64)
+            node = following
 
 
 def scores_of(found: Sequence[Verified]) -> list[float]:
     """0-1 for each pair of regions of a picture: how much it looks like a copy and not like two things of a kind."""
+    if not found:
+        return []
     measured = [one.measurements for one in found]
-    model = _model()
-    return [
-        1.0 / (1.0 + math.exp(-model.logit(features_of(one.measurements, one.candidate.way, measured))))
-        for one in found
-    ]
+    features = [features_of(one.measurements, one.candidate.way, measured) for one in found]
+    return [1.0 / (1.0 + math.exp(-logit)) for logit in _model().logits(np.array(features)).tolist()]
 
 
 def features_of(
@@ -167,13 +172,16 @@ def _model() -> _Model:
     document = json.loads(MODEL.read_text(encoding="utf-8"))
     if document["features"] != list(FEATURES):
         raise ValueError(f"{MODEL.name} was fitted on other features than this code measures; fit it anew")
-    trees = tuple(tuple(_node(fields) for fields in tree) for tree in document["trees"])
-    return _Model(float(document["intercept"]), trees)
-
-
-def _node(fields: Sequence[float]) -> _Node:
-    """Out of [value] for a leaf, and [feature, least, low, high] otherwise."""
-    if len(fields) == 1:
-        return _Node(value=float(fields[0]))
-    feature, least, low, high = fields
-    return _Node(feature=int(feature), least=float(least), low=int(low), high=int(high))
+    nodes: list[tuple[int, float, int, int, float]] = []
+    roots = []
+    for tree in document["trees"]:
+        first = len(nodes)
+        roots.append(first)
+        for own, fields in enumerate(tree, first):
+            # [value] for a leaf, and [feature, least, low, high] otherwise, numbered within the tree.
+            if len(fields) == 1:
+                nodes.append((0, math.inf, own, own, float(fields[0])))
+            else:
+                nodes.append((int(fields[0]), float(fields[1]), first + int(fields[2]), first + int(fields[3]), 0.0))
+    feature, least, low, high, value = (np.array(of_all) for of_all in zip(*nodes, strict=True))
+    return _Model(float(document["intercept"]), np.array(roots), feature, least, low, high, value)

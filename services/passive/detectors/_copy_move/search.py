@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from threading import Event
@@ -39,6 +39,7 @@ from services.passive.detectors._copy_move.keypoints import (
     match_keypoints,
 )
 from services.passive.detectors._copy_move.repetition import scores_of
+from services.passive.detectors._copy_move.sharing import offered, shared
 from services.passive.detectors._copy_move.verify import Measurements, Verified, verify
 
 __all__ = ["KEYPOINT_PIXELS", "CopiedRegion", "CopyMoveResult", "find_copy_moves"]
@@ -53,10 +54,11 @@ DOUBT: Final = 0.05
 """Of a map whose points cover more pixels than `LARGE` in any direction, what lies within so many around the middle is
 verified first; the whole of it only if little of that agrees, or from this score on: two large things that merely look
 alike do so there as well."""
-WORTH_TELLING: Final = 0.1
-"""Below this score it is not asked which of the two is the copy: neither is."""
+WORTH_TELLING: Final = 0.3
+"""Below this score it is not asked which of the two is the copy: neither is, for all that is known."""
 CERTAIN: Final = 0.8
-"""Where the keypoints find a region of this score, the dense field is given up: it would say the same."""
+"""Where the keypoints find a region of this score, or the middle of a large one, the dense field is given up: it would
+say the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,8 +141,7 @@ def find_copy_moves(
     1. Maps are sought by keypoints, in at most `KEYPOINT_PIXELS`.
     2. Each is verified on the pixels of `rgb`, and scored.
     3. Unless a copy is certain by now, so are the maps of small copies, which hold few keypoints; and then, unless one
-       is, those of the dense field, in at most `dense_pixels`, which a second thread has begun meanwhile: features and
-       seeds beside the keypoints, growth beside their verification.
+       is, those of the dense field, in at most `dense_pixels`, which a second thread has begun meanwhile.
 
     Args:
         rgb: uint8 (height, width, 3), at most about 2 megapixels (time and memory grow with it).
@@ -154,14 +155,12 @@ def find_copy_moves(
 
     The same array gives the same answer. OpenCV's generator of random numbers (of this thread) is seeded.
     """
-    found: list[Verified] = []
     matches = 0
-    dense = dense_pixels > 0
     enough = Event()
-    # A second thread sows the dense field while this one finds keypoints; then it seeks mirrored copies, and by the
-    # dense field, while this one seeks, and verifies, the others.
+    # While this thread finds and matches keypoints, a second one computes the dense field. Whichever is free then
+    # matches the mirrored ones, and both verify.
     with ThreadPoolExecutor(1) as second:
-        sown = second.submit(sow, rgb, max_pixels=dense_pixels) if dense else None
+        dense_maps = second.submit(_dense_maps, rgb, dense_pixels, enough) if dense_pixels > 0 else None
         grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
         factor = min(1.0, math.sqrt(KEYPOINT_PIXELS / grey.size))
         reduced = cv2.resize(grey, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA) if factor < 1.0 else grey
@@ -171,25 +170,24 @@ def find_copy_moves(
                 reduced.astype(np.uint8), max_keypoints=max_keypoints, contrast_threshold=contrast_threshold
             )
         match = partial(match_keypoints, keypoints, (reduced.shape[0], reduced.shape[1]), gap_ratio=gap_ratio)
-        turned = second.submit(match, mirrored=True) if mirrored else None
-        dense_maps = second.submit(lambda: find_dense_maps(sown.result(), enough=enough)) if sown else None
-        plane, chroma = grey.astype(np.float32), _chroma(rgb)
+        turned = offered(second, partial(match, mirrored=True)) if mirrored else None
+        borne_out = _BorneOut(grey.astype(np.float32), _chroma(rgb), second, enough)
         straight = match()
-        for matched in (straight, turned.result()) if turned else (straight,):
+        for matched in (straight, turned()) if turned else (straight,):
             matches += matched.count
-            found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in matched.maps], found)
-        if small and not any(score >= CERTAIN for score in scores_of(found)):
-            maps = find_small_maps(straight.nearest)
-            found = _verified(plane, chroma, [_enlarged(candidate, 1.0 / factor) for candidate in maps], found)
-        if any(score >= CERTAIN for score in scores_of(found)):
-            dense = False
-            enough.set()
-        if dense and dense_maps is not None:
-            found = _verified(plane, chroma, dense_maps.result(), found)
-    scores = scores_of(found)
-    regions = [_region(plane, verified, score) for verified, score in zip(found, scores, strict=True)]
+            borne_out.add([_enlarged(candidate, 1.0 / factor) for candidate in matched.maps])
+        if small and not enough.is_set():
+            borne_out.add([_enlarged(candidate, 1.0 / factor) for candidate in find_small_maps(straight.nearest)])
+        dense = dense_maps is not None and not enough.is_set()
+        if dense_maps is not None and dense:
+            borne_out.add(dense_maps.result())
+    regions = [_region(borne_out.grey, *pair) for pair in zip(borne_out.found, borne_out.scores(), strict=True)]
     regions.sort(key=lambda region: (-region.score, -region.area_px))
     return CopyMoveResult(keypoints=len(keypoints), matches=matches, dense=dense, regions=tuple(regions))
+
+
+def _dense_maps(rgb: NDArray[np.uint8], max_pixels: int, enough: Event) -> list[CandidateMap]:
+    return find_dense_maps(sow(rgb, max_pixels=max_pixels), enough=enough)
 
 
 def _enlarged(candidate: CandidateMap, factor: float) -> CandidateMap:
@@ -211,27 +209,49 @@ def _chroma(rgb: NDArray[np.uint8]) -> list[Plane]:
     ]
 
 
-def _verified(
-    grey: Plane,
-    chroma: Sequence[Plane],
-    maps: Sequence[CandidateMap],
-    found: Sequence[Verified],
-) -> list[Verified]:
-    """What was found, and those of the maps that the pixels bear out and that are not known yet."""
-    result = list(found)
-    for candidate in maps:
-        if any(_same(candidate, known) for known in result):
-            continue
+class _BorneOut:
+    """Of the maps that a picture was asked about, those that its pixels bear out.
+
+    Attributes:
+        grey: float32 (height, width).
+        found: the maps, each once.
+    """
+
+    def __init__(self, grey: Plane, chroma: Sequence[Plane], second: Executor, enough: Event) -> None:
+        self.grey = grey
+        self.found: list[Verified] = []
+        self._verify = partial(verify, grey, chroma)
+        self._second = second
+        self._enough = enough
+
+    def scores(self) -> list[float]:
+        """Of what was found, in its order."""
+        return scores_of(self.found)
+
+    def add(self, maps: Sequence[CandidateMap]) -> None:
+        """Verifies those that are not known yet."""
+        unknown = [candidate for candidate in maps if not _known(candidate, self.found)]
+        before = len(self.found)
+        for candidate, verified in zip(unknown, shared(self._second, self._first_look, unknown), strict=True):
+            if verified is not None and not _known(candidate, self.found[before:]):
+                self.found.append(verified)
+        self._stop_if_certain()
+        parts = [i for i, score in enumerate(self.scores()) if not self.found[i].whole and score >= DOUBT]
+        wholes = shared(self._second, self._verify, [self.found[i].candidate for i in parts])
+        for i, whole in zip(parts, wholes, strict=True):
+            self.found[i] = whole or self.found[i]
+        self._stop_if_certain()
+
+    def _stop_if_certain(self) -> None:
+        if any(score >= CERTAIN for score in self.scores()):
+            self._enough.set()
+
+    def _first_look(self, candidate: CandidateMap) -> Verified | None:
         middle = _middle_of(candidate)
-        verified = None if middle is None else verify(grey, chroma, candidate, part=middle)
+        verified = None if middle is None else self._verify(candidate, part=middle)
         if verified is None or np.count_nonzero(verified.copy_mask) < MIDDLE * MIDDLE / 2:
-            verified = verify(grey, chroma, candidate)
-        if verified is not None:
-            result.append(verified)
-    for index, score in enumerate(scores_of(result)):
-        if not result[index].whole and score >= DOUBT:
-            result[index] = verify(grey, chroma, result[index].candidate) or result[index]
-    return result
+            verified = self._verify(candidate)
+        return verified
 
 
 def _middle_of(candidate: CandidateMap) -> Mask | None:
@@ -240,6 +260,10 @@ def _middle_of(candidate: CandidateMap) -> Mask | None:
         return None
     near = np.abs(candidate.q - np.median(candidate.q, axis=0)).max(axis=1) <= MIDDLE / 2
     return near if places(candidate.q[near]) >= MIN_INLIERS else None
+
+
+def _known(candidate: CandidateMap, found: Sequence[Verified]) -> bool:
+    return any(_same(candidate, known) for known in found)
 
 
 def _same(candidate: CandidateMap, known: Verified) -> bool:

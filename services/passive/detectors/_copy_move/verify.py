@@ -61,6 +61,8 @@ MIN_AREA: Final = 80
 MAX_OVERLAP: Final = 0.25
 """Share of the mask that may lie in its own source. What overlaps more is a symmetric figure or a pattern that goes on:
 a copy covers what it was put on, so it cannot lie on its source and match it."""
+HOPELESS_OVERLAP: Final = 0.4
+"""Share from which on it is not waited for the mask's exact edge, nor for where else it goes on."""
 
 TIGHT_WINDOW: Final = 3
 TIGHT_LEVELS: Final = 3.0
@@ -68,9 +70,9 @@ TIGHT_LEVELS: Final = 3.0
 differ by at the median, and by as many levels on top; half of the slope is allowed for."""
 
 MARGIN: Final = 16
-SMALL_MARGIN: Final = 24.0
-"""Pixels around the mask that are looked at when it is measured, and around the points of a small map at first: most of
-them are no copies, and then no more has to be looked at."""
+NEAR_MARGIN: Final = 24.0
+"""Pixels around the mask that are looked at when it is measured; and around the points, for the map to be aligned, and
+of small and dense maps for a first look: most of them are no copies, and then no more has to be looked at."""
 NO_TEXTURE: Final = -1.0
 """The wobble of two regions in which too little is distinct to tell how far places lie off."""
 EVEN_LEVELS: Final = 9
@@ -189,24 +191,17 @@ def verify(
     """
     height, width = grey.shape
     p, at = (candidate.p, candidate.q) if part is None else (candidate.p[part], candidate.q[part])
-    extent = float(np.ptp(at, axis=0).max())
-    margins: tuple[float, ...] = (0.1 * extent + 3 * MARGIN, 0.75 * extent + 3 * MARGIN)
-    if part is not None:
-        margins = (MARGIN,)
-    elif candidate.way == "small":
-        margins = (SMALL_MARGIN, *margins)
-    for margin in margins:
+    refined = _refined(grey, candidate, p, at)
+    for margin in (MARGIN,) if part is not None else _margins(candidate):
         top, bottom, left, right = _surroundings(at, margin, (height, width))
         if min(right - left, bottom - top) < WINDOW:
             return None
         copy = np.ascontiguousarray(grey[top:bottom, left:right])
         q = at - [left, top]
-        back = inverse(candidate.transform)
-        back[:, 2] += back[:, :2] @ [left, top]
-        hull = _hull(q, copy.shape)
-        back = _moved_if_better(grey, copy, back, hull, points=(p, q))
-        back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back))
+        back = _from_corner(refined, left, top)
         source, comparable, mask = _compared(grey, copy, back, corner=(left, top), q=q)
+        if _overlap(mask, back, corner=(left, top)) > HOPELESS_OVERLAP:
+            return None
         if not _goes_on(mask, (top == 0, bottom == height, left == 0, right == width)):
             break
     if np.count_nonzero(mask) < MIN_AREA:
@@ -215,12 +210,11 @@ def verify(
     area = int(np.count_nonzero(mask))
     if area < MIN_AREA or copy[mask].std() < LEAST_CONTRAST:
         return None
-
+    if _overlap(mask, back, corner=(left, top)) > MAX_OVERLAP:
+        return None
     copy_mask = np.zeros(grey.shape, np.bool_)
     copy_mask[top:bottom, left:right] = mask
     source_mask = _moved(mask, back, (height, width))
-    if np.count_nonzero(source_mask[top:bottom, left:right] & mask) > MAX_OVERLAP * area:
-        return None
     to_copy = inverse(back)
     to_copy[:, 2] += [left, top]
 
@@ -242,6 +236,31 @@ def verify(
         copy_mask=copy_mask,
         measurements=measurements,
     )
+
+
+def _margins(candidate: CandidateMap) -> tuple[float, ...]:
+    """Pixels around the points that are looked at, more where it goes on; first little, if few such maps are copies."""
+    extent = float(np.ptp(candidate.q, axis=0).max())
+    margins = (0.1 * extent + 3 * MARGIN, 0.75 * extent + 3 * MARGIN)
+    return margins if candidate.way == "keypoints" else (NEAR_MARGIN, *margins)
+
+
+def _refined(grey: Plane, candidate: CandidateMap, p: Floats, q: Floats) -> Floats:
+    """The map from copy to source, aligned on the pixels around the points q of the copy, which match the p."""
+    top, bottom, left, right = _surroundings(q, NEAR_MARGIN, (grey.shape[0], grey.shape[1]))
+    copy = np.ascontiguousarray(grey[top:bottom, left:right])
+    hull = _hull(q - [left, top], copy.shape)
+    back = _from_corner(inverse(candidate.transform), left, top)
+    back = _moved_if_better(grey, copy, back, hull, points=(p, q - [left, top]))
+    back = _aligned(grey, copy, back, _alike_in(hull, grey, copy, back))
+    return _from_corner(back, -left, -top)
+
+
+def _from_corner(back: Floats, left: float, top: float) -> Floats:
+    """The map from the part of the picture that starts there, by the map from the whole of it."""
+    moved = back.copy()
+    moved[:, 2] += moved[:, :2] @ [left, top]
+    return moved
 
 
 def _surroundings(points: Floats, margin: float, shape: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -299,12 +318,19 @@ def _moved(mask: Mask, back: Floats, shape: tuple[int, int]) -> Mask:
     moved = np.zeros(shape, np.bool_)
     if left < right and top < bottom:
         # The map from the source's place to the copy's.
-        forth = inverse(back)
-        forth[:, 2] += forth[:, :2] @ [left, top]
+        forth = _from_corner(inverse(back), left, top)
         nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
         part = cv2.warpAffine(mask.view(np.uint8), forth, (right - left, bottom - top), flags=nearest)
         moved[top:bottom, left:right] = part > 0
     return moved
+
+
+def _overlap(mask: Mask, back: Floats, *, corner: tuple[int, int]) -> float:
+    """Share of the mask, of the part of the picture that starts at `corner` (x, y), that lies in its own source."""
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    forth = _from_corner(inverse(back), *corner)
+    source = cv2.warpAffine(mask.view(np.uint8), forth, mask.shape[::-1], flags=nearest)
+    return float(np.count_nonzero(source[mask])) / max(int(np.count_nonzero(mask)), 1)
 
 
 def _around(mask: Mask) -> tuple[slice, slice]:
@@ -322,8 +348,7 @@ def _colour_difference(
     x, y, width, height = cv2.boundingRect(mask.view(np.uint8))
     where = mask[y : y + height, x : x + width]
     x, y = x + corner[0], y + corner[1]
-    back = inverse(to_copy)
-    back[:, 2] += back[:, :2] @ [x, y]
+    back = _from_corner(inverse(to_copy), x, y)
     linear = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     differences = []
     for plane in chroma:
@@ -413,9 +438,7 @@ def _moved_if_better(grey: Plane, copy: Plane, back: Floats, hull: Mask, *, poin
 def _agreement(grey: Plane, copy: Plane, back: Floats, hull: Mask) -> float:
     """Correlation of the fine detail of copy and source around the matched points, -1 to 1."""
     x, y, width, height = cv2.boundingRect(hull.view(np.uint8))
-    shifted = back.copy()
-    shifted[:, 2] += shifted[:, :2] @ [x, y]
-    source, part = _warped(grey, shifted, (width, height)), copy[y : y + height, x : x + width]
+    source, part = _warped(grey, _from_corner(back, x, y), (width, height)), copy[y : y + height, x : x + width]
     one, other = _even(source - _blur(source, DETAIL_SIGMA)), _even(part - _blur(part, DETAIL_SIGMA))
     return _correlation(one, other, hull[y : y + height, x : x + width])
 
@@ -424,8 +447,7 @@ def _alike_in(hull: Mask, grey: Plane, copy: Plane, back: Floats) -> Mask:
     """What of the hull looks alike already: enough to align by; the whole of it, if that is too little."""
     near = _around(hull)
     part = copy[near]
-    shifted = back.copy()
-    shifted[:, 2] += shifted[:, :2] @ [near[1].start, near[0].start]
+    shifted = _from_corner(back, near[1].start, near[0].start)
     source = _warped(grey, shifted, (part.shape[1], part.shape[0]))
     alike = np.zeros_like(hull)
     alike[near] = hull[near] & _eroded(_zncc(source, part, ALIGN_WINDOW, floor=SHAPE_FLOOR) > ALIGN_SHAPE, 5)
@@ -442,8 +464,7 @@ def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
     left, top = near[1].start, near[0].start
     copy, core = copy[near], _thinned(where[near])
     size = (copy.shape[1], copy.shape[0])
-    start = back.copy()
-    start[:, 2] += start[:, :2] @ [left, top]
+    start = _from_corner(back, left, top)
     band = _band(copy)
     levels = band[core]
     rows, columns = np.nonzero(core)
@@ -480,9 +501,7 @@ def _aligned(grey: Plane, copy: Plane, back: Floats, where: Mask) -> Floats:
             break
     if best is start:
         return back
-    refined = best.copy()
-    refined[:, 2] -= refined[:, :2] @ [left, top]
-    return refined
+    return _from_corner(best, -left, -top)
 
 
 def _thinned(mask: Mask) -> Mask:
