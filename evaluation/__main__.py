@@ -32,7 +32,7 @@ from evaluation.planting import PLANTED, plant
 from evaluation.plots import draw
 from evaluation.report import figures_of, is_positive, markdown, robustness_markdown, robustness_of, to_json
 from evaluation.runner import Degrading, Results, by_subject, run
-from evaluation.samples import DataError, Label, Samples, load_samples
+from evaluation.samples import DataError, Label, Samples, load_samples, without_sources_of
 from evaluation.scenes import compose_scenes
 from evaluation.subjects import Subject
 from services.common.calibration import SHIPPED, Calibration
@@ -71,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="fit what scores are worth")
     _data_options(calibrate)
     calibrate.add_argument("--split", default="calibrate", help="splits to fit on, with commas")
+    calibrate.add_argument("--also", type=Path, help="one more manifest, all of it")
+    calibrate.add_argument(
+        "--without", type=Path, help="a text file of pictures, a path a line, whose sources detectors were fitted on"
+    )
     calibrate.add_argument("--plant", type=Path, help="plant forgeries into the honest photographs, in this folder")
     calibrate.add_argument(
         "--off", action="append", default=[], help="NAME=REASON: leave this detector uncalibrated; several times"
@@ -233,6 +237,11 @@ def _write_section(page: Path, section: str, text: str) -> None:
 
 def _calibrate(options: argparse.Namespace) -> int:
     loaded = _load_splits(options)
+    if options.also:
+        more = _load_splits(argparse.Namespace(**{**vars(options), "data": options.also, "split": "", "sets": ""}))
+        loaded = dataclasses.replace(loaded, samples=(*loaded.samples, *more.samples))
+    if options.without:
+        loaded = without_sources_of(loaded, options.without)
     if options.plant:
         planted = plant(loaded.samples, options.plant)
         print(f"planted: {len(planted)} pictures, forgeries and their twins, in {options.plant}")

@@ -18,14 +18,14 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from services.common.detection import Technique
 
-__all__ = ["DataError", "Label", "Sample", "Samples", "load_samples"]
+__all__ = ["DataError", "Label", "Sample", "Samples", "load_samples", "without_sources_of"]
 
 SETS: Final = Path(__file__).parent / "sets.toml"
 PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif"})
@@ -121,6 +121,25 @@ def load_samples(data: Path, *, split: str | None = None, sets: Sequence[str] = 
             f"or authentic/tampered folders{reasons}"
         )
     return loaded
+
+
+def without_sources_of(loaded: Samples, listed: Path) -> Samples:
+    """Leaves out every sample that shares its source with one of those named in a text file, a name a line.
+
+    Raises:
+        DataError: the file cannot be read, none of its names is known, or nothing would be left.
+    """
+    try:
+        names = set(listed.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{listed}: {error}") from error
+    sources = {sample.source for sample in loaded.samples if sample.name in names}
+    kept = tuple(sample for sample in loaded.samples if sample.source not in sources)
+    if not sources:
+        raise DataError(f"no picture that {listed} names is in the data: paths are those of the manifest")
+    if not kept:
+        raise DataError(f"every picture shares its source with one that {listed} names")
+    return replace(loaded, samples=kept)
 
 
 def _columns(path: Path) -> set[str]:

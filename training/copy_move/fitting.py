@@ -25,11 +25,15 @@ __all__ = ["DECISION", "THRESHOLDS", "TREES", "fit", "held_out", "report", "writ
 Floats = NDArray[np.float64]
 
 FOLDS: Final = 6
-DECISION: Final = 0.92
+DECISION: Final = 0.9
 """Probability at even odds that becomes the score 0.5: so high that hardly any honest picture is accused."""
 THRESHOLDS: Final = (0.8, 0.85, 0.9, 0.92, 0.94, 0.96)
 TREES: Final = 400
 DEPTH: Final = 3
+ASKED: Final = 0.4
+"""Share of the measurements that each question is chosen from, drawn anew each time, so that trees differ more. By
+folds of the train split, where 2 % of honest photographs are accused, 1,649 of 2,903 forgeries are found with it, 1,642
+without."""
 PRODUCTS: Final = 4.0
 """Weight of a pair of mass products: they are as alike as copies but for their grain, and there are few of them."""
 DIGITS: Final = 7
@@ -89,6 +93,7 @@ def _fitted(pairs: Pairs, kept: NDArray[np.bool_]) -> Any:
         learning_rate=0.07,
         min_samples_leaf=15,
         l2_regularization=1.0,
+        max_features=ASKED,
         monotonic_cst=[DIRECTIONS.get(name, 0) for name in FEATURES],
         early_stopping=False,
         random_state=0,

@@ -87,7 +87,7 @@ HALF_RELIABLE: Final = 0.5
 
 @registry.detector(
     name="copy_move",
-    version="7",
+    version="8",
     title="Copy-move (SIFT + DBSCAN)",
     question=Question.EDITED,
     techniques=(Technique.COPY_MOVE,),

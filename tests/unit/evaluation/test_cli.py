@@ -65,6 +65,21 @@ def run(data, peer, out, *more):
     return main(["run", str(data), "--with", peer, "--jobs", "1", "--out", str(out), *more])
 
 
+def test_calibrate_on_more_pictures_and_without_those_that_were_learnt_from(data, peer, tmp_path):
+    more = [
+        "path,label,source",
+        *(f"{data / f'dev{index}.png'},honest,dev-source{index}" for index in range(60, 80, 2)),
+    ]
+    (tmp_path / "more.csv").write_text("\n".join(more))
+    (tmp_path / "used.txt").write_text("calibrate1.png\ncalibrate3.png\n")
+    command = ["calibrate", str(data), "--with", peer, "--jobs", "1", "--also", str(tmp_path / "more.csv")]
+    command += ["--without", str(tmp_path / "used.txt"), "--out", str(tmp_path / "c.json"), "--results", str(tmp_path)]
+    assert main(command) == 0
+    calibration = load_calibration(tmp_path / "c.json")
+    assert calibration.detectors["bytes"].positives == 30 - 2
+    assert calibration.detectors["bytes"].negatives == 30 + 10
+
+
 def test_calibrate_and_report_on_other_sources(data, peer, artefact, tmp_path, capsys):
     calibration = load_calibration(artefact)
     assert (calibration.detectors["bytes"].positives, len(calibration.sources)) == (30, 60)

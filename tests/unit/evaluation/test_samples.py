@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.samples import DataError, Label, load_samples
+from evaluation.samples import DataError, Label, load_samples, without_sources_of
 from services.common.detection import Technique
 
 
@@ -141,3 +141,29 @@ def test_a_manifest_in_another_encoding_is_said_to_be_so(tmp_path):
     path.write_bytes("path,label\nä.jpg,honest\n".encode("latin-1"))
     with pytest.raises(DataError, match="no text in UTF-8"):
         load_samples(path)
+
+
+def test_pictures_that_share_a_source_with_those_named_are_left_out(tmp_path):
+    rows = ("a.jpg,honest,one", "a_forged.jpg,edited,one", "b.jpg,honest,two", "c.jpg,edited,c")
+    loaded = load_samples(manifest(tmp_path, "\n".join(("path,label,source", *rows))))
+    listed = tmp_path / "used.txt"
+    listed.write_text("a_forged.jpg\nelsewhere.jpg\n", encoding="utf-8")
+    assert [sample.name for sample in without_sources_of(loaded, listed).samples] == ["b.jpg", "c.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"elsewhere.jpg\n", "no picture that .* names is in the data"),
+        (b"", "no picture that .* names is in the data"),
+        (b"a.jpg\r\nb.jpg", "shares its source"),
+        (b"\xff\xfe", "used.txt"),
+        (None, "No such file"),
+    ],
+)
+def test_a_list_that_leaves_nothing_out_or_all_is_told(tmp_path, text, message):
+    loaded = load_samples(manifest(tmp_path, "path,label\na.jpg,honest\nb.jpg,edited\n"))
+    if text is not None:
+        (tmp_path / "used.txt").write_bytes(text)
+    with pytest.raises(DataError, match=message):
+        without_sources_of(loaded, tmp_path / "used.txt")

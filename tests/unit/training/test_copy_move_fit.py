@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -12,6 +13,7 @@ from skimage import data
 
 from services.passive.detectors._copy_move import repetition
 from tests.unit.training.conftest import as_file
+from training.copy_move import __main__ as commands
 from training.copy_move import fitting
 from training.copy_move.__main__ import main
 from training.copy_move.fitting import fit, held_out, report, write_model
@@ -141,6 +143,33 @@ def test_from_saved_pairs_to_the_file_of_the_detector(tmp_path, capsys):
     assert len(written["trees"]) == FEW_TREES
     assert capsys.readouterr().out.count("planted found") == 2
     assert repetition.MODEL.read_bytes() == shipped
+
+
+def test_the_research_pictures_that_were_learnt_from_are_named(monkeypatch, capsys):
+    def of(path, *, shared):
+        return Task(name=path, kind="honest", group=path, rows=(SimpleNamespace(path=path, is_shared=shared),))
+
+    chosen = [of("train/b.jpg", shared=True), of("photo.jpg", shared=False), of("train/a.jpg", shared=True)]
+    chosen += [of("train/b.jpg", shared=True), Task(name="letters/1", kind="rendered", group="letters/1")]
+    monkeypatch.setattr(commands, "tasks", lambda rows, data, split: chosen)
+    monkeypatch.setattr(commands, "read_manifest", lambda *arguments, **options: [])
+    assert main(["used"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["train/a.jpg", "train/b.jpg"]
+
+
+def test_honest_photographs_that_are_whole_files_and_no_research_pictures_are_listed(monkeypatch, tmp_path, capsys):
+    def of(kind="honest", *, shared=False, crop=""):
+        row = SimpleNamespace(path="a/b.JPG", sha256="1" * 64, group="one", is_shared=shared, crop=crop)
+        return Task(name=kind, kind=kind, group="one", rows=(row,))
+
+    chosen = [of(), of(shared=True), of(crop="0 0 1 0.5"), of("planted"), Task(name="r", kind="rendered", group="r")]
+    monkeypatch.setattr(commands, "tasks", lambda rows, data, split: chosen if split == "calibrate" else [])
+    monkeypatch.setattr(commands, "read_manifest", lambda *arguments, **options: [])
+    monkeypatch.setenv("PENTIMENTO_DATA", str(tmp_path))
+    assert main(["photographs"]) == 0
+    written = (tmp_path / "photographs.csv").read_text().splitlines()
+    assert written == ["path,label,source", f"pictures/11/{'1' * 64}.jpg,honest,one"]
+    assert capsys.readouterr().out.strip() == str(tmp_path / "photographs.csv")
 
 
 def test_parts_are_joined_as_if_collected_at_once():
