@@ -1,9 +1,11 @@
 """One candidate map against the pixels: what it carries onto what, and how exactly the two agree.
 
-1. The source is warped onto the copy, and the two are correlated locally (zero-mean normalised cross-correlation,
+1. The map is refined on the pixels around the points that it was found by (Lucas and Kanade 1981; Baker and Matthews
+   2004).
+2. The source is warped onto the copy, and the two are correlated locally (zero-mean normalised cross-correlation,
    ZNCC): the grey levels, and the **fine detail**, which in smooth areas is all that there is. The mask is where they
-   agree, connected to the points that the map was found by.
-2. The map is refined on the pixels of the mask (Lucas and Kanade 1981; Baker and Matthews 2004), and the mask anew.
+   agree, connected to the points. Where it goes on beyond what was looked at, more is; where it lies upon its own
+   source, the map is given up.
 3. What the windows of the correlation added around the mask is taken off again: where the levels differ.
 4. Measurements over the mask say how exactly: they are what tells a copy from a look-alike (`repetition`).
 
