@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from threading import Event
 from typing import Any
 
@@ -294,6 +295,41 @@ def test_the_same_picture_gives_the_same_answer() -> None:
     assert first.score == second.score
     assert first.regions == second.regions
     assert first.details == second.details
+
+
+class HelpfulThread(Executor):
+    """A second thread that has done everything by the time that it is asked for."""
+
+    def submit(self, work, /, *arguments, **options):
+        done = Future()
+        done.set_result(work(*arguments, **options))
+        return done
+
+
+class LazyThread(Executor):
+    """A second thread that begins nothing before it is waited for."""
+
+    def submit(self, work, /, *arguments, **options):
+        begun = Future()
+        begun.result = lambda: work(*arguments, **options)
+        return begun
+
+
+@pytest.mark.parametrize("copied", [True, False])
+def test_the_answer_is_the_same_whichever_thread_does_the_work(copied: bool, monkeypatch) -> None:
+    rgb = plant(data.coffee(), "coffee")[0] if copied else data.coffee()
+    answers = []
+    for second in (HelpfulThread, LazyThread, ThreadPoolExecutor):
+        monkeypatch.setattr(search, "ThreadPoolExecutor", lambda _, second=second: second())
+        answers.append(find_copy_moves(rgb))
+    assert answers[0].regions
+    for answer in answers:
+        assert answer.dense is not copied, "once a copy is certain, the dense field is given up"
+        assert answer.matches == answers[0].matches
+        assert [region.score for region in answer.regions] == [region.score for region in answers[0].regions]
+        for region, first in zip(answer.regions, answers[0].regions, strict=True):
+            assert (region.source_mask == first.source_mask).all()
+            assert (region.copy_mask == first.copy_mask).all()
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (63, 900), (8, 8)])
