@@ -11,7 +11,7 @@ import asyncio
 import datetime as dt
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from procrastinate.exceptions import ConnectorException, JobAborted
 from procrastinate.job_context import AbortReason, JobContext
 from procrastinate.jobs import DeleteJobCondition, Job
 from procrastinate.retry import BaseRetryStrategy, RetryDecision
+from procrastinate.worker import Worker
 from prometheus_client import Gauge
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
@@ -39,6 +40,8 @@ __all__ = ["BatchWorker"]
 HEARTBEAT_SECONDS: Final = 1.0
 SILENT_SECONDS: Final = 5.0
 """A worker that has not said that it lives for so long is believed dead."""
+
+NEVER_SECONDS: Final = 1e6
 
 POLL_SECONDS: Final = 1.0
 """How often jobs are looked for that nobody announced: those whose pause is over."""
@@ -70,6 +73,23 @@ class _Retries(BaseRetryStrategy):
             return None
         seconds = exception.seconds if isinstance(exception, Again) else DEFECT_PAUSE_SECONDS
         return RetryDecision(retry_at=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=seconds))
+
+
+class _PatientConnector(procrastinate.PsycopgConnector):
+    """Listens for jobs again when it could not.
+
+    procrastinate (3.10) lets a worker whose listening or sign of life failed go on without: it looks after these only
+    until the first of its side tasks ends, which its deferrer of periodic tasks does at once (its issue 1597).
+    """
+
+    async def listen_notify(self, on_notification: Any, channels: Iterable[str]) -> None:
+        channels = list(channels)
+        while True:
+            try:
+                await super().listen_notify(on_notification, channels)
+            except _AWAY as error:
+                log.debug("not_listening", error=type(error).__name__)
+            await asyncio.sleep(RESTART_SECONDS)
 
 
 class BatchWorker:
@@ -106,15 +126,17 @@ class BatchWorker:
         self._concurrency = concurrency
         self._out_of_time = out_of_time(batch_seconds)
         self._grace_seconds = grace_seconds
-        self._app = procrastinate.App(connector=procrastinate.PsycopgConnector())
+        self._app = procrastinate.App(connector=_PatientConnector())
         retry = _Retries()
         self._app.task(name=ANALYZE_JOB, queue=IMAGE_QUEUE, pass_context=True, retry=retry)(self._analyze)
         self._app.task(name=ANNOUNCE_JOB, queue=WEBHOOK_QUEUE, pass_context=True, retry=retry)(self._announce)
+        self._workers: dict[str, Worker] = {}  # by queue
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Works during the body of the `async with`; on the way out, finishes or gives back what it has."""
         await self._app.open_async(self._pool)
+        alive = asyncio.create_task(self._repeat(HEARTBEAT_SECONDS, self._say_alive))
         tasks = [
             asyncio.create_task(self._work(IMAGE_QUEUE, self._concurrency)),
             asyncio.create_task(self._work(WEBHOOK_QUEUE, ANNOUNCEMENTS_AT_ONCE)),
@@ -129,6 +151,8 @@ class BatchWorker:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            alive.cancel()
+            await asyncio.gather(alive, return_exceptions=True)
 
     # ---- jobs ----
 
@@ -136,19 +160,21 @@ class BatchWorker:
         """Takes jobs out of a queue until it is cancelled, and then finishes them or puts them back."""
         is_away = False
         while True:
+            worker = self._workers[queue] = Worker(
+                self._app,
+                queues=[queue],
+                name=queue,
+                concurrency=concurrency,
+                install_signal_handlers=False,
+                fetch_job_polling_interval=POLL_SECONDS,
+                abort_job_polling_interval=POLL_SECONDS,
+                update_heartbeat_interval=NEVER_SECONDS,
+                stalled_worker_timeout=SILENT_SECONDS,
+                shutdown_graceful_timeout=self._grace_seconds,
+                delete_jobs=DeleteJobCondition.ALWAYS,
+            )
             try:
-                await self._app.run_worker_async(
-                    queues=[queue],
-                    name=queue,
-                    concurrency=concurrency,
-                    install_signal_handlers=False,
-                    fetch_job_polling_interval=POLL_SECONDS,
-                    abort_job_polling_interval=POLL_SECONDS,
-                    update_heartbeat_interval=HEARTBEAT_SECONDS,
-                    stalled_worker_timeout=SILENT_SECONDS,
-                    shutdown_graceful_timeout=self._grace_seconds,
-                    delete_jobs=DeleteJobCondition.ALWAYS,
-                )
+                await worker.run()  # type: ignore[no-untyped-call]
             except _AWAY as error:
                 # The database is away, or the queue's tables are not there yet.
                 if not is_away:
@@ -209,6 +235,13 @@ class BatchWorker:
             except Exception:
                 log.exception("upkeep_failed")
             await asyncio.sleep(max(0.0, seconds - (time.monotonic() - began)))
+
+    async def _say_alive(self) -> None:
+        # Here and not by the queue itself, which falls silent at the first statement that fails, and while it finishes
+        # the last jobs: others would begin them again.
+        for worker in self._workers.values():
+            if worker.worker_id is not None:
+                await self._app.job_manager.update_heartbeat(worker.worker_id)
 
     async def _rescue(self) -> None:
         """Puts back the jobs of dead workers, ends batches whose time is over."""

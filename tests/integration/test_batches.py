@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import uuid
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import psycopg
 import pytest
@@ -117,12 +117,11 @@ class Bench:
         return BatchWorker(
             pool=self.pool,
             store=self.store,
-            images=self.work(),
             webhooks=self.webhooks,
             objects=self.objects,
             concurrency=2,
             batch_seconds=60,
-            **{"grace_seconds": 5.0, **more},
+            **{"images": self.work(), "grace_seconds": 5.0, **more},
         )
 
     async def accept(self, *names: str, **more) -> uuid.UUID:
@@ -285,6 +284,66 @@ async def test_the_job_of_a_dead_worker_is_done_by_another(bench):
     async with bench.worker().running():
         batch = await bench.ended(batch_id, seconds=20)
     assert batch.processed_count == 1
+
+
+@asynccontextmanager
+async def outage(bench, postgres):
+    """The database refuses all, and ends the connections that there are, during the body of the `async with`."""
+    name = bench.url.rpartition("/")[2]
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (name,))
+        try:
+            yield
+        finally:
+            connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+
+async def until(url, query, wanted):
+    for _ in range(200):
+        if (found := ask(url, query)) == [(wanted,)]:
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError(f"{found} instead of {wanted}: {query}")
+
+
+async def test_a_worker_hears_and_is_heard_again_after_an_outage(bench, postgres):
+    # One for pictures, one for announcements.
+    alive = "SELECT count(*) FROM procrastinate_workers WHERE last_heartbeat > now() - interval '2 seconds'"
+    listening = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE 'LISTEN %'"
+    )
+    async with bench.worker().running():
+        await until(bench.url, listening, 2)
+        for _ in range(3):
+            async with outage(bench, postgres):
+                await asyncio.sleep(0.5)
+            await until(bench.url, listening, 2)
+        await asyncio.sleep(3)
+        await until(bench.url, alive, 2)
+        batch_id = await bench.accept("a.jpg")
+        assert (await bench.ended(batch_id, seconds=20)).processed_count == 1
+
+
+async def test_a_picture_in_progress_during_an_outage_is_not_begun_again(bench, postgres):
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def take_long():
+        began.set()
+        await may_end.wait()
+
+    bench.engine.answers = [take_long]
+    batch_id = await bench.accept("a.jpg")
+    async with bench.worker(images=bench.work(image_seconds=30.0)).running():
+        await asyncio.wait_for(began.wait(), 20)
+        async with outage(bench, postgres):
+            await asyncio.sleep(0.5)
+        # Longer than a worker may be silent before its jobs are given to others.
+        await asyncio.sleep(8)
+        may_end.set()
+        assert (await bench.ended(batch_id)).processed_count == 1
+    assert bench.engine.calls == 1
 
 
 async def test_a_picture_without_a_job_gets_one(bench):
