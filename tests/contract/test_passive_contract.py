@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from contextlib import asynccontextmanager
 
 import grpc
@@ -22,7 +23,7 @@ from PIL import Image
 
 from services.common.analyzer import Analyzer
 from services.common.channel import call, open_channel
-from services.common.detection import Finding, Question, Registry, Technique
+from services.common.detection import Applicability, Finding, Question, Registry, Technique
 from services.common.errors import InvalidInput, Overloaded, Unavailable
 from services.common.limiter import WorkLimiter
 from services.common.server import running_server
@@ -228,21 +229,49 @@ async def test_reflection_lists_the_services():
     assert "pentimento.passive.v1.PassiveService" in names
 
 
-async def test_calls_in_flight_end_when_the_server_stops():
-    limiter = WorkLimiter(workers=1, queue=4)
-    servicer = PassiveServicer(
-        Analyzer("passive", registry.load("services.passive.detectors"), limiter.run), limiter, SETTINGS.image_limits
-    )
-    settings = ServiceSettings(listen="127.0.0.1:0", drain_seconds=0, grace_seconds=10)
-    async with running_server(settings, servicer.register) as (_, port):
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
-        await channel.channel_ready()
-        pending = asyncio.create_task(_analyze(channel))
-        await asyncio.sleep(0.05)
-    answer = await pending
-    assert answer.report.findings
-    await channel.close()
-    limiter.close()
+@asynccontextmanager
+async def a_call_in_flight(grace_seconds):
+    """Its answer, to be awaited, and what lets its one detector end; the server stops behind the body."""
+    begun, may_end = threading.Event(), threading.Event()
+    patient = Registry("passive")
+
+    @patient.detector(name="patient", version="1", title="Patient", question=Question.EDITED, techniques=[])
+    def detect(picture) -> Finding:
+        """Ends when it may."""
+        begun.set()
+        may_end.wait(60)
+        return Finding(applicability=Applicability.APPLIED, score=0.0, explanation="Nothing was looked for.")
+
+    limiter = WorkLimiter(workers=1, queue=0)
+    servicer = PassiveServicer(Analyzer("passive", patient, limiter.run), limiter, SETTINGS.image_limits)
+    settings = SETTINGS.model_copy(update={"grace_seconds": grace_seconds})
+    try:
+        async with running_server(settings, servicer.register) as (_, port):
+            channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+            answer = asyncio.create_task(_analyze(channel))
+            assert await asyncio.to_thread(begun.wait, 60)
+            yield answer, may_end
+        await asyncio.wait([answer])
+        await channel.close()
+    finally:
+        may_end.set()
+        limiter.close()
+
+
+async def test_a_call_in_flight_ends_before_its_server_stops():
+    async with a_call_in_flight(grace_seconds=60) as (answer, may_end):
+        # By then the server is stopping, and waits.
+        asyncio.get_running_loop().call_later(0.5, may_end.set)
+    assert may_end.is_set()
+    assert [finding.provenance.detector for finding in (await answer).report.findings] == ["patient"]
+
+
+async def test_a_server_stops_without_a_call_that_outlasts_its_grace():
+    async with a_call_in_flight(grace_seconds=0.2) as (answer, _):
+        pass
+    with pytest.raises(grpc.aio.AioRpcError) as ended:
+        await answer
+    assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def _analyze(channel):
