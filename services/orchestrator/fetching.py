@@ -171,7 +171,7 @@ class UrlFetcher:
         Raises:
             RejectedUrl: with one of these reasons:
                 URL_NOT_ALLOWED (malformed, scheme, port, credentials), ADDRESS_NOT_ALLOWED,
-                IMAGE_NOT_FOUND (no such host, 404, 410), NOT_A_PICTURE (a web page), TOO_MANY_REDIRECTS,
+                HOST_NOT_FOUND, IMAGE_NOT_FOUND (404, 410), NOT_A_PICTURE (a web page), TOO_MANY_REDIRECTS,
                 URL_TIMEOUT, URL_FAILED (anything else).
             TooLarge: the content is longer than `max_bytes`.
             Overloaded: too many fetches are in progress.
@@ -206,7 +206,7 @@ class UrlFetcher:
         """Whether `url` may be connected to, as far as can be told without doing so; its name is resolved.
 
         Raises:
-            RejectedUrl: URL_NOT_ALLOWED, ADDRESS_NOT_ALLOWED, or IMAGE_NOT_FOUND if there is no such host.
+            RejectedUrl: URL_NOT_ALLOWED, ADDRESS_NOT_ALLOWED, HOST_NOT_FOUND, or URL_TIMEOUT.
         """
         parsed = self._checked_url(url)
         port = parsed.port or _DEFAULT_PORT_OF_SCHEME[parsed.scheme]
@@ -292,7 +292,11 @@ class UrlFetcher:
 
     async def _read(self, response: httpcore.Response, headers: dict[bytes, str]) -> tuple[bytes, str]:
         if response.status in _GONE:
-            raise _not_found()
+            raise RejectedUrl(
+                f"There is no picture at the URL: its server answered with status {response.status}.",
+                reason="IMAGE_NOT_FOUND",
+                metadata={"status": str(response.status)},
+            )
         if response.status != 200:
             raise RejectedUrl(
                 f"The server of the URL answered with status {response.status} instead of a picture.",
@@ -405,7 +409,9 @@ class _CheckedBackend(httpcore.AsyncNetworkBackend):
         except (OSError, UnicodeError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise _not_found() from error
+            raise RejectedUrl(
+                "The host of the URL is not known. Check how its name is written.", reason="HOST_NOT_FOUND"
+            ) from error
         allowed = [address for address in addresses if self._is_allowed(address)]
         if not allowed:
             raise _address_not_allowed()
@@ -460,10 +466,6 @@ def _filename(url: httpx.URL) -> str:
         keep = f".{extension}" if dot and len(extension) <= 10 else ""
         name = (stem if keep else name)[: MAX_FILENAME_LENGTH - len(keep)] + keep
     return name or "image"
-
-
-def _not_found() -> RejectedUrl:
-    return RejectedUrl("Image not found", reason="IMAGE_NOT_FOUND")
 
 
 def _not_allowed(message: str) -> RejectedUrl:

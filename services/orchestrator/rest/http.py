@@ -36,6 +36,7 @@ from services.common.errors import (
 
 __all__ = [
     "HTTP_STATUS_KEY",
+    "IMAGE_NOT_FOUND",
     "RETRY_AFTER_KEY",
     "Context",
     "FileReply",
@@ -48,6 +49,9 @@ __all__ = [
     "rounded",
 ]
 
+IMAGE_NOT_FOUND: Final = "Image not found"
+"""What the documented APIs say of a URL that leads to no picture."""
+
 HTTP_STATUS_KEY: Final = "x-http-status"
 RETRY_AFTER_KEY: Final = "retry-after"
 
@@ -55,7 +59,7 @@ RETRY_UNAVAILABLE_SECONDS: Final = 2
 """What a caller is told to wait for a part that is away: about the time in which a process is restarted."""
 
 _UNPROCESSABLE: Final = frozenset({"MISSING_IMAGE", "INVALID_FIELD"})
-_NO_PICTURE_THERE: Final = "IMAGE_NOT_FOUND"
+_NO_PICTURE_THERE: Final = frozenset({"HOST_NOT_FOUND", "IMAGE_NOT_FOUND"})
 _NOT_INSTALLED: Final = "MODEL_NOT_INSTALLED"
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -147,8 +151,8 @@ def _describe(error: PentimentoError) -> tuple[int, str, str | None]:
     """Status code, `message` and `error` of an error."""
     if isinstance(error, NotFound):
         return 404, error.message, None
-    if error.reason == _NO_PICTURE_THERE:
-        return 404, error.message, "There is no picture at the URL: no such host, or no such page."
+    if error.reason in _NO_PICTURE_THERE:
+        return 404, IMAGE_NOT_FOUND, error.message
     status, message = next((status, message) for kind, status, message in _STATUS if isinstance(error, kind))
     if isinstance(error, TooLarge) and error.metadata.get("unit") == "bytes":
         status = 413

@@ -24,13 +24,12 @@ from services.common.errors import (
 )
 from services.orchestrator.intake import Intake
 from services.orchestrator.ports import FacesClient
-from services.orchestrator.rest.http import Context, Reply, error_reply, respond, rounded
+from services.orchestrator.rest.http import IMAGE_NOT_FOUND, Context, Reply, error_reply, respond, rounded
 
 __all__ = ["ProfileServicer"]
 
 FORMATS: Final = frozenset({"JPEG", "PNG", "WEBP", "GIF"})
 
-IMAGE_NOT_FOUND: Final = "Image not found"
 NO_FACES_FOUND: Final = "No faces found"
 FACES_FOUND: Final = "faces found"
 CARTOON: Final = "Cartoon Image"

@@ -265,7 +265,7 @@ class Fetcher:
 
     async def fetch(self, url: str, *, deadline_seconds: float | None = None) -> FetchedImage:
         if "gone" in url:
-            raise RejectedUrl("Image not found", reason="IMAGE_NOT_FOUND")
+            raise RejectedUrl("There is no picture at the URL.", reason="IMAGE_NOT_FOUND")
         return FetchedImage(content=picture(), filename="fetched.jpg", content_type="image/jpeg")
 
 

@@ -96,3 +96,14 @@ async def test_an_address_that_is_not_public_is_refused_at_once(url):
     async with UrlFetcher(resolver=resolve) as fetcher:
         with pytest.raises(RejectedUrl):
             await fetcher.check(url)
+
+
+async def test_a_host_that_is_not_known_is_called_that():
+    async def resolve(host: str, port: int) -> list[str]:
+        raise OSError("no such host")
+
+    async with UrlFetcher(resolver=resolve) as fetcher:
+        with pytest.raises(RejectedUrl) as refused:
+            await fetcher.check("https://exmaple.org/hook")
+    assert refused.value.reason == "HOST_NOT_FOUND"
+    assert "host" in refused.value.message
