@@ -8,7 +8,8 @@
    Matthews 2004), and measured is how exactly they agree: windows, fences and letters repeat in shape, but their grain,
    light, colour and geometry agree less exactly than those of a copy. Trees fitted to these measurements (Friedman
    2001) are the score.
-4. **Mask**: where the correlation is high, connected to the matches.
+4. **Mask**: where the correlation is high, connected to the matches. What is found in a reduced picture is aligned and
+   outlined once more **at full size**.
 
 The steps are in `_copy_move`, one a module; here is the answer. Not found: copies rescaled by more than
 `geometry.MAX_SCALE`, copies of areas that compression has left without grain, and most copies below 30 pixels a side.
@@ -35,6 +36,9 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any, Final, cast
 
 import cv2
@@ -44,6 +48,8 @@ from numpy.typing import NDArray
 from services.common.detection import Applicability, Finding, Point, Question, Region, RegionRole, Technique
 from services.common.images import Picture
 from services.passive.detectors import registry
+from services.passive.detectors._copy_move.full_size import FullSize, MaskPart, at_full_size
+from services.passive.detectors._copy_move.geometry import Mask, rotation, scale_of
 from services.passive.detectors._copy_move.keypoints import (
     CLUSTER_REACH,
     CONTRAST_THRESHOLD,
@@ -87,7 +93,7 @@ HALF_RELIABLE: Final = 0.5
 
 @registry.detector(
     name="copy_move",
-    version="8",
+    version="9",
     title="Copy-move (SIFT + DBSCAN)",
     question=Question.EDITED,
     techniques=(Technique.COPY_MOVE,),
@@ -112,7 +118,8 @@ HALF_RELIABLE: Final = 0.5
 def detect_copy_move(picture: Picture) -> Finding:
     """Finds parts of the picture that were copied within it, also rotated, rescaled or mirrored.
 
-    Regions are compared at working size. Both are marked; which of them is the copy is told by hints (seam, sharpness).
+    Regions are compared at working size, and those that are found outlined at full size. Both are marked; which of them
+    is the copy is told by hints (seam, sharpness).
     Does not apply to pictures with a side of less than `MIN_SIDE` pixels, or in which next to nothing can be compared.
     """
     rgb = picture.working
@@ -129,24 +136,26 @@ def detect_copy_move(picture: Picture) -> Finding:
             f"{MIN_KEYPOINTS} are needed."
         )
     found = [region for region in result.regions if region.score >= DECISION_SCORE]
+    exact = at_full_size(picture.rgb, found) if picture.scale < 1.0 else [None] * len(found)
+    told = [_told(*pair, picture.scale) for pair in zip_longest(result.regions, exact)]
     heat = np.zeros((height, width), np.float32)
-    for region in reversed(result.regions):
-        for mask in (region.source_mask, region.copy_mask):
-            np.copyto(heat, np.float32(region.score), where=mask)
+    for region in reversed(told):
+        for mask in region.marked:
+            np.copyto(heat, np.float32(region.found.score), where=mask)
     return Finding(
         applicability=Applicability.APPLIED,
         score=result.score,
-        explanation=_explain(result, found, picture.scale),
+        explanation=_explain(result, told[: len(found)]),
         log10_likelihood_ratio=_log10_likelihood_ratio(result.score),
         technique=Technique.COPY_MOVE if found else None,
         heat_map=heat,
         reliability_map=_reliability(rgb),
-        regions=_outlines(found, picture.scale),
+        regions=_outlines(told[: len(found)], picture.scale),
         details={
             "keypoints": result.keypoints,
             "matches": result.matches,
             "dense": result.dense,
-            "clusters": [_facts(region, picture.scale) for region in result.regions],
+            "clusters": [_facts(region) for region in told],
             "matched_points": _drawn_matches(found, picture.scale),
         },
     )
@@ -155,11 +164,57 @@ def detect_copy_move(picture: Picture) -> Finding:
 # --- In words and for drawing ---
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What is told of a region; lengths in pixels of the picture.
+
+    Attributes:
+        found: the region, in pixels of the working size.
+        rotation_degrees, enlarged: what was done to it.
+        translation: (x, y).
+        source, copy: the masks.
+        marked: both, bool (h, w), of the working size.
+    """
+
+    found: CopiedRegion
+    rotation_degrees: float
+    enlarged: float
+    translation: tuple[float, float]
+    source: MaskPart
+    copy: MaskPart
+    marked: tuple[Mask, Mask]
+
+
+def _told(region: CopiedRegion, exact: FullSize | None, scale: float) -> _Told:
+    """By the picture at full size where it was looked at, by the working size elsewhere."""
+    if exact is None:
+        x, y = region.translation
+        return _Told(
+            found=region,
+            rotation_degrees=region.rotation_degrees,
+            enlarged=region.scale,
+            translation=(x / scale, y / scale),
+            source=MaskPart(mask=region.source_mask, pixel=1.0 / scale),
+            copy=MaskPart(mask=region.copy_mask, pixel=1.0 / scale),
+            marked=(region.source_mask, region.copy_mask),
+        )
+    linear = exact.transform[:, :2]
+    return _Told(
+        found=region,
+        rotation_degrees=math.degrees(rotation(linear)),
+        enlarged=scale_of(linear),
+        translation=exact.translation,
+        source=exact.source,
+        copy=exact.copy,
+        marked=(exact.reduced_source, exact.reduced_copy),
+    )
+
+
 def _log10_likelihood_ratio(score: float) -> float:
     return next(ratio for least, ratio in LIKELIHOOD_RATIOS if score >= least)
 
 
-def _explain(result: CopyMoveResult, found: list[CopiedRegion], scale: float) -> str:
+def _explain(result: CopyMoveResult, found: Sequence[_Told]) -> str:
     if not found:
         if result.regions:
             return (
@@ -168,59 +223,57 @@ def _explain(result: CopyMoveResult, found: list[CopiedRegion], scale: float) ->
             )
         return f"No copied region was found ({result.keypoints:,} points compared)."
     first = found[0]
-    area = first.area_px / scale**2
     sentence = (
-        f"A region of {area:,.0f} pixels appears twice: {_in_words(first)} ({first.inliers} matching points, "
-        f"correlation of the fine detail {first.measurements.middle:.2f})."
+        f"A region of {first.copy.area:,.0f} pixels appears twice: {_in_words(first)} "
+        f"({first.found.inliers} matching points, "
+        f"correlation of the fine detail {first.found.measurements.middle:.2f})."
     )
     if len(found) > 1:
         sentence += f" {len(found) - 1} more such {'pair' if len(found) == 2 else 'pairs'} of regions."
     return sentence
 
 
-def _in_words(region: CopiedRegion) -> str:
+def _in_words(region: _Told) -> str:
     """What was done to the region: "rotated 12 degrees and enlarged 1.10 times"."""
     changes = []
-    if region.mirrored:
+    if region.found.mirrored:
         changes.append("mirrored")
     if abs(region.rotation_degrees) >= 1.0:
         changes.append(f"rotated {abs(region.rotation_degrees):.0f} degrees")
-    if abs(region.scale - 1.0) >= 0.03:
-        enlarged = region.scale > 1.0
-        changes.append(f"{'enlarged' if enlarged else 'reduced'} {max(region.scale, 1 / region.scale):.2f} times")
+    if abs(region.enlarged - 1.0) >= 0.03:
+        enlarged = region.enlarged > 1.0
+        factor = max(region.enlarged, 1 / region.enlarged)
+        changes.append(f"{'enlarged' if enlarged else 'reduced'} {factor:.2f} times")
     return " and ".join(changes) or "shifted"
 
 
-def _facts(region: CopiedRegion, scale: float) -> dict[str, Any]:
-    """What a report says of a region; lengths in pixels of the full-size picture."""
+def _facts(region: _Told) -> dict[str, Any]:
+    """What a report says of a region."""
     x, y = region.translation
     return {
-        "way": region.way,
+        "way": region.found.way,
         "transform": _in_words(region),
-        "inliers": region.inliers,
+        "inliers": region.found.inliers,
         "rotation_degrees": round(region.rotation_degrees, 2),
-        "scale": round(region.scale, 4),
-        "translation": [round(x / scale, 1), round(y / scale, 1)],
-        "area_px": round(region.area_px / scale**2),
-        "mirrored": region.mirrored,
-        "direction": round(region.direction, 2),
-        "zncc": round(region.measurements.middle, 4),
-        "grain": round(region.measurements.flat_fine, 4),
-        "score": round(region.score, 4),
+        "scale": round(region.enlarged, 4),
+        "translation": [round(x, 1), round(y, 1)],
+        "area_px": round(region.copy.area),
+        "mirrored": region.found.mirrored,
+        "direction": round(region.found.direction, 2),
+        "zncc": round(region.found.measurements.middle, 4),
+        "grain": round(region.found.measurements.flat_fine, 4),
+        "score": round(region.found.score, 4),
     }
 
 
-def _outlines(found: list[CopiedRegion], scale: float) -> tuple[Region, ...]:
-    """Outlines of all found regions, most suspect first, in pixels of the full-size picture."""
+def _outlines(found: Sequence[_Told], scale: float) -> tuple[Region, ...]:
+    """Outlines of all found regions, most suspect first."""
     outlines = []
     for region in found:
-        for role, mask in ((RegionRole.COPY, region.copy_mask), (RegionRole.SOURCE, region.source_mask)):
-            contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-            for contour in contours:
-                corners = cv2.approxPolyDP(contour, 1.0, True).reshape(-1, 2)
-                if len(corners) >= 3 and cv2.contourArea(corners) >= MIN_AREA / 2:
-                    polygon = tuple(Point(x, y) for x, y in ((corners + 0.5) / scale).tolist())
-                    outlines.append(Region(role=role, polygon=polygon, score=region.score))
+        for role, mask in ((RegionRole.COPY, region.copy), (RegionRole.SOURCE, region.source)):
+            for corners in mask.outlines(least_area=MIN_AREA / 2 / scale**2):
+                polygon = tuple(Point(x, y) for x, y in corners.tolist())
+                outlines.append(Region(role=role, polygon=polygon, score=region.found.score))
     return tuple(outlines[:MAX_DRAWN_REGIONS])
 
 

@@ -9,6 +9,8 @@
 3. What the windows of the correlation added around the mask is taken off again: where the levels differ.
 4. Measurements over the mask say how exactly: they are what tells a copy from a look-alike (`repetition`).
 
+What is found so in a reduced picture is aligned and outlined once more at full size (`outlined`).
+
 References:
     B. D. Lucas and T. Kanade, "An iterative image registration technique with an application to stereo vision", IJCAI
         1981, pages 674-679.
@@ -40,7 +42,7 @@ from services.passive.detectors._copy_move.geometry import (
     stretch,
 )
 
-__all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "verify"]
+__all__ = ["MAX_OVERLAP", "MIN_AREA", "NO_TEXTURE", "Measurements", "Verified", "outlined", "verify"]
 
 STEPS: Final = 3
 """Steps of the refinement; more change next to nothing."""
@@ -101,6 +103,8 @@ DETAIL_FLOOR: Final = 0.1
 """What is added to their variances, so that noise alone is not correlated."""
 GROWN: Final = 7
 """Masks are grown by a disc of this diameter (pixels), for near the edge windows see what is beyond."""
+LEAST_BORNE_OUT: Final = 0.5
+"""Share of a known mask's inside that must agree at full size for its outline to be drawn anew."""
 LEAST_CONTRAST: Final = 2.0
 """Least standard deviation of a mask, in grey levels: what is even could come from anywhere."""
 
@@ -240,6 +244,35 @@ def verify(
     )
 
 
+def outlined(source: Plane, copy: Plane, back: Floats, mask: Mask, *, reach: int) -> tuple[Floats, Mask] | None:
+    """The exact map and mask of a copy that are known roughly: from a reduced picture.
+
+    Args:
+        source: float32 (h, w), grey levels: what lies around the source.
+        copy: float32 (height, width), the same of the copy.
+        back: the map from pixels of `copy` to those of `source`.
+        mask: bool (height, width), the copy.
+        reach: pixels by which its outline may lie off.
+
+    Returns:
+        The same, exactly; None if the two do not agree in most of what is the copy's for sure.
+    """
+    around = _dilated(mask, 2 * reach + 1)
+    sure = _eroded(mask, 2 * reach + 1)
+    sure = sure if np.count_nonzero(sure) >= MIN_AREA else mask
+    back = _aligned(source, copy, back, _alike_in(sure, source, copy, back))
+    moved = _warped(source, back, (copy.shape[1], copy.shape[0]))
+    nearest = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    comparable = cv2.warpAffine(np.ones(source.shape, np.uint8), back, copy.shape[::-1], flags=nearest) > 0
+    alike = _alike(moved, copy) & comparable & around
+    if np.count_nonzero(alike & sure) < LEAST_BORNE_OUT * np.count_nonzero(sure):
+        return None
+    inside = np.argwhere(sure)[:, ::-1].astype(np.float64)
+    # What is too even to agree is the copy's as long as its levels do.
+    exact = _tightened(moved, copy, mask | (_connected(alike, inside, GROWN) & around), inside)
+    return back, sure | exact
+
+
 def _margins(candidate: CandidateMap) -> tuple[float, ...]:
     """Pixels around the points that are looked at, more where it goes on; first little, if few such maps are copies."""
     extent = float(np.ptp(candidate.q, axis=0).max())
@@ -299,10 +332,14 @@ def _compared(
     apart = (from_x - x - corner[0]) ** 2 + (from_y - y - corner[1]) ** 2
     comparable &= apart > (min_shift(max(height, width)) / 2) ** 2
 
+    return source, comparable, _connected(_alike(source, copy) & comparable, q, GROWN)
+
+
+def _alike(source: Plane, copy: Plane) -> Mask:
+    """Where the grey levels agree, or the fine detail."""
     alike = _zncc(source, copy, WINDOW, floor=SHAPE_FLOOR) > LEAST_SHAPE
     fine_source, fine_copy = source - _blur(source, DETAIL_SIGMA), copy - _blur(copy, DETAIL_SIGMA)
-    alike |= _zncc(fine_source, fine_copy, WINDOW, floor=DETAIL_FLOOR) > LEAST_DETAIL
-    return source, comparable, _connected(alike & comparable, q, GROWN)
+    return alike | (_zncc(fine_source, fine_copy, WINDOW, floor=DETAIL_FLOOR) > LEAST_DETAIL)
 
 
 def _warped(grey: Plane, back: Floats, size: tuple[int, int]) -> Plane:
