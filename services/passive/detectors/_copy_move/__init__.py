@@ -5,7 +5,8 @@
     verify      one candidate map against the pixels: masks and measurements
     repetition  a copy, or honest repetition: the measurements' verdict
     search      the steps together
+    full_size   what was found in a reduced picture, aligned and outlined at full size
     geometry    affine maps
 
-`services.passive.detectors.copy_move` asks `search` and words the answer.
+`services.passive.detectors.copy_move` asks `search` and `full_size`, and words the answer.
 """
