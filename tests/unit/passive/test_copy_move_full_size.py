@@ -139,3 +139,11 @@ def test_a_part_of_a_mask_is_outlined_where_it_lies() -> None:
     assert corners.min(axis=0).tolist() == [111.0, 61.0]
     assert corners.max(axis=0).tolist() == [129.0, 69.0]
     assert part.outlines(least_area=500) == []
+
+
+def test_what_is_too_long_for_opencv_is_left_alone(moved: tuple[RGB, CopiedRegion]) -> None:
+    _, region = moved
+    mask = np.zeros((36, 36_000), np.bool_)
+    mask[16:] = True
+    region = replace(region, copy_mask=mask, transform=np.array([[1.0, 0, 0], [0, 1.0, 18.0]]))
+    assert at_full_size(np.zeros((40, 40_000, 3), np.uint8), [region]) == [None]

@@ -24,6 +24,8 @@ __all__ = ["MAX_PIXELS", "FullSize", "MaskPart", "at_full_size"]
 MAX_PIXELS: Final = 2_000_000
 """Most pixels that are looked at, of all regions together; bounds time and memory. A region that does not fit any more
 keeps its outline: of one that large a pixel more or less is next to nothing."""
+LONGEST: Final = 32_000
+"""Longest side of what is looked at, in pixels: OpenCV's maps reach little farther."""
 MARGIN: Final = 24
 """Pixels around a region that are looked at."""
 REACH: Final = 2.0
@@ -94,13 +96,13 @@ def at_full_size(rgb: NDArray[np.uint8], regions: Sequence[CopiedRegion]) -> lis
         regions: as they were found at working size, those that matter most first.
 
     Returns:
-        For each of them; None if it is too large (`MAX_PIXELS`), or the full size does not bear it out.
+        For each of them; None if it is too large (`MAX_PIXELS`, `LONGEST`), or the full size does not bear it out.
     """
     left = MAX_PIXELS
     seen: list[_Surroundings | None] = []
     for region in regions:
         around = _surroundings(rgb.shape, region)
-        fits = around is not None and around.pixels <= left
+        fits = around is not None and around.pixels <= left and around.longest <= LONGEST
         left -= around.pixels if around is not None and fits else 0
         seen.append(around if fits else None)
     with ThreadPoolExecutor(THREADS) as threads:
@@ -126,6 +128,11 @@ class _Surroundings:
     def pixels(self) -> int:
         """Of the larger box."""
         return max((right - left) * (bottom - top) for left, top, right, bottom in (self.source, self.copy))
+
+    @property
+    def longest(self) -> int:
+        """Side, in pixels."""
+        return max(max(right - left, bottom - top) for left, top, right, bottom in (self.source, self.copy))
 
 
 def _surroundings(shape: tuple[int, ...], region: CopiedRegion) -> _Surroundings | None:
