@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from services.passive.detectors._copy_move.geometry import Floats, Mask, Plane, apply, inverse
+from services.passive.detectors._copy_move.geometry import Floats, Mask, Plane, apply, enlarged, inverse
 from services.passive.detectors._copy_move.search import CopiedRegion
 from services.passive.detectors._copy_move.verify import outlined
 
@@ -138,7 +138,7 @@ class _Surroundings:
 def _surroundings(shape: tuple[int, ...], region: CopiedRegion) -> _Surroundings | None:
     """What has to be looked at of a region in a picture of that shape (height, width); None if nothing is there."""
     to_full = np.array(shape[1::-1]) / region.copy_mask.shape[::-1]
-    back = inverse(_enlarged(region.transform, to_full))
+    back = inverse(enlarged(region.transform, to_full))
     x, y, width, height = cv2.boundingRect(region.copy_mask.view(np.uint8))
     copy = _box(np.array([[x, y], [x + width, y + height]]) * to_full, shape)
     left, top, right, bottom = copy
@@ -179,13 +179,6 @@ def _exactly(rgb: NDArray[np.uint8], region: CopiedRegion, around: _Surroundings
         reduced_source=reduced_source,
         reduced_copy=reduced_copy,
     )
-
-
-def _enlarged(transform: Floats, to_full: Floats) -> Floats:
-    """A map between pixels of the working size as one between those of the picture; centres lie at whole numbers."""
-    linear = transform[:, :2] * to_full[:, None] / to_full[None, :]
-    middle = transform[:, :2] @ (0.5 / to_full - 0.5)
-    return np.column_stack([linear, to_full * (middle + transform[:, 2] + 0.5) - 0.5])
 
 
 def _box(points: Floats, shape: tuple[int, ...]) -> Box:

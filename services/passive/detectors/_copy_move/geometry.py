@@ -19,6 +19,7 @@ __all__ = [
     "Mask",
     "Plane",
     "apply",
+    "enlarged",
     "errors",
     "inverse",
     "least_squares",
@@ -77,6 +78,18 @@ def inverse(transform: Floats) -> Floats:
 def apply(transform: Floats, points: Floats) -> Floats:
     """Where points (n, 2) go."""
     return points @ transform[:, :2].T + transform[:, 2]
+
+
+def enlarged(transform: Floats, factors: Floats) -> Floats:
+    """A map found in a reduced picture, between pixels of the whole one; pixels' centres lie at whole numbers.
+
+    Args:
+        transform: float64 (2, 3).
+        factors: pixels of the picture in one of the reduced one, along x and along y.
+    """
+    linear = transform[:, :2] * (factors[:, None] / factors[None, :])
+    offset = factors * (transform[:, 2] + 0.5) - 0.5 - linear @ (0.5 * factors - 0.5)
+    return np.column_stack([linear, offset])
 
 
 def errors(transform: Floats, p: Floats, q: Floats) -> Floats:

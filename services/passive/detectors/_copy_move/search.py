@@ -22,6 +22,7 @@ from services.passive.detectors._copy_move.geometry import (
     Floats,
     Mask,
     Plane,
+    enlarged,
     errors,
     inverse,
     places,
@@ -195,9 +196,7 @@ def _enlarged(candidate: CandidateMap, factor: float) -> CandidateMap:
     if factor == 1.0:
         return candidate
     p, q = (factor * (points + 0.5) - 0.5 for points in (candidate.p, candidate.q))
-    linear = candidate.transform[:, :2]
-    offset = factor * (candidate.transform[:, 2] + 0.5) - 0.5 - linear @ np.full(2, 0.5 * factor - 0.5)
-    return CandidateMap(transform=np.column_stack([linear, offset]), p=p, q=q, way=candidate.way)
+    return CandidateMap(transform=enlarged(candidate.transform, np.full(2, factor)), p=p, q=q, way=candidate.way)
 
 
 def _chroma(rgb: NDArray[np.uint8]) -> list[Plane]:
