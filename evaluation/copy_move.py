@@ -1,10 +1,13 @@
 """What is measured of copy-move beyond sets by others: planted copies by what was done to them, and honest repetition.
 
 python -m evaluation.copy_move planted DATA [--split dev] [--count 12] [--out FOLDER]
+python -m evaluation.copy_move large DATA [--split dev] [--count 12] [--out FOLDER]
 python -m evaluation.copy_move repetition DATA [--split dev] [--out FOLDER]
 
 `planted` writes a table: how many copies are found by rotation, scale, JPEG quality, noise, blur, size and texture, one
-of them varied at a time. `repetition` composes the set of `evaluation.repetition` and says how many of it are accused.
+of them varied at a time. `large` plants in photographs that are reduced to working size, and writes how well what is
+found is outlined, by the working size and at full size. `repetition` composes the set of `evaluation.repetition` and
+says how many of it are accused.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import argparse
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -27,10 +30,11 @@ from evaluation.metrics.intervals import proportion
 from evaluation.repetition import compose_repetition
 from evaluation.runner import run
 from evaluation.samples import DataError, Label, Sample, load_samples
-from services.common.images import decode_image
+from services.common.detection import Finding
+from services.common.images import WORKING_PIXELS, Picture, decode_image
 from services.passive.detectors.copy_move import DECISION_SCORE, detect_copy_move
 
-__all__ = ["Cell", "main", "planted_cells"]
+__all__ = ["Cell", "Outlined", "large_copies", "main", "planted_cells"]
 
 RGB = NDArray[np.uint8]
 
@@ -55,6 +59,16 @@ SERIES: Final[dict[str, tuple[float, ...]]] = {
 after planting; sigma in pixels, likewise; share of the picture; yes; how much wider the copy is made; grey levels by
 which its brightness changes across it; how far its colours are drawn to those around it. Otherwise a copy is moved
 only, covers `AREA`, and is saved at `QUALITY`."""
+
+LARGE: Final[dict[str, dict[str, Any]]] = {
+    "moved": {"rotation": 0.0, "scale": 1.0},
+    "rotated": {"rotation": 20.0, "scale": 1.0},
+    "enlarged": {"rotation": 0.0, "scale": 1.2},
+    "reduced": {"rotation": 0.0, "scale": 0.8},
+}
+"""What is done to copies that are planted in large photographs."""
+LARGE_AREA: Final = 0.01
+"""Share of a large photograph that a copy covers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +126,65 @@ def _found(photograph: RGB, index: int, series: str, level: float, texture: str)
     return _f1(finding.heat_map >= DECISION_SCORE, forgery)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlined:
+    """A copy planted in a large photograph, and pixel F1 of the outlines of source and copy; None if it is not found.
+
+    Attributes:
+        kind: of `LARGE`.
+        working_f1: by the picture at working size, enlarged.
+        full_f1: as served.
+    """
+
+    kind: str
+    working_f1: float | None
+    full_f1: float | None
+
+
+def large_copies(photographs: Iterable[RGB]) -> Iterator[Outlined]:
+    """Plants one copy of each kind of `LARGE` in each photograph, and looks for it.
+
+    Args:
+        photographs: uint8 (h, w, 3), of more pixels than the working size has.
+    """
+    for index, photograph in enumerate(photographs):
+        for kind, options in LARGE.items():
+            seed = zlib.crc32(f"{kind} {index}".encode())
+            try:
+                forgery = make_forgery(
+                    photograph,
+                    "copy_move",
+                    seed,
+                    clones=1,
+                    gain=1.0,
+                    mirrored=False,
+                    texture="textured",
+                    area=LARGE_AREA,
+                    **options,
+                )
+            except ForgeryFailed:
+                continue
+            picture = decode_image(Encoding(quality=QUALITY).encode(forgery.image))
+            # Nothing is left to refine of a picture that has the working size.
+            reduced = detect_copy_move(Picture.from_array(picture.working))
+            yield Outlined(
+                kind=kind,
+                working_f1=_outlined_f1(reduced, 1.0 / picture.scale, forgery),
+                full_f1=_outlined_f1(detect_copy_move(picture), 1.0, forgery),
+            )
+
+
+def _outlined_f1(finding: Finding, enlarged: float, forgery: Forgery) -> float | None:
+    """Pixel F1 of the outlines, `enlarged` so many times; None if nothing was found."""
+    if finding.score is None or finding.score < DECISION_SCORE:
+        return None
+    marked = np.zeros(forgery.mask.shape, np.uint8)
+    for region in finding.regions:
+        corners = enlarged * np.array([[point.x, point.y] for point in region.polygon]) - 0.5
+        cv2.fillPoly(marked, [np.rint(corners).astype(np.int32)], 1)
+    return _f1(marked > 0, forgery)
+
+
 def _processed(image: RGB, series: str, level: float, seed: int) -> RGB:
     if series == "noise":
         noise = np.random.default_rng(seed).normal(0.0, level, image.shape)
@@ -166,6 +239,44 @@ def _planted(options: argparse.Namespace) -> None:
     print(text)
 
 
+def _large(options: argparse.Namespace) -> None:
+    loaded = load_samples(options.data, split=options.split, sets=["camera_jpeg"] if options.split else [])
+    outlined = list(large_copies(_large_photographs(loaded.samples, options.count)))
+    if not outlined:
+        raise DataError(f"no honest photograph of more than {WORKING_PIXELS:,} pixels in {options.data}")
+    text = _large_table(outlined)
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / "large.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+def _large_photographs(samples: Sequence[Sample], count: int) -> Iterator[RGB]:
+    """The first honest ones that are reduced to working size, in the order that their names' digests give."""
+    left = count
+    for sample in sorted(samples, key=lambda sample: zlib.crc32(sample.name.encode())):
+        if left and sample.label is Label.HONEST:
+            picture = decode_image(sample.path.read_bytes())
+            if picture.scale < 1.0:
+                left -= 1
+                yield picture.rgb
+
+
+def _large_table(outlined: Sequence[Outlined]) -> str:
+    lines = [
+        "| copy | found | pixel F1 by the working size | at full size | worse by more than 0.003 |",
+        "|---|---|---|---|---|",
+    ]
+    for kind in [*LARGE, ""]:
+        planted = [one for one in outlined if kind in ("", one.kind)]
+        pairs = [
+            (one.working_f1, one.full_f1) for one in planted if one.working_f1 is not None and one.full_f1 is not None
+        ]
+        f1 = [f"{np.mean(column):.3f} (median {np.median(column):.3f})" for column in zip(*pairs, strict=True)]
+        worse = sum(full < working - 0.003 for working, full in pairs)
+        lines.append(f"| {kind or 'all'} | {len(pairs)}/{len(planted)} | {' | '.join(f1 or ['-', '-'])} | {worse} |")
+    return "\n".join(lines)
+
+
 def _repetition(options: argparse.Namespace) -> None:
     loaded = load_samples(options.data, split=options.split, sets=[word for word in options.sets.split(",") if word])
     manifest = compose_repetition(loaded.samples, options.out)
@@ -187,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True)
     for name, command, text in (
         ("planted", _planted, "copies planted in honest photographs, by what was done to them"),
+        ("large", _large, "copies planted in large photographs, and how well they are outlined"),
         ("repetition", _repetition, "pictures full of honest repetition"),
     ):
         sub = commands.add_parser(name, help=text)
@@ -196,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "--out", type=Path, default=Path(".pentimento") / f"copy_move_{name}", help="folder of results"
         )
         sub.set_defaults(command=command)
-        if name == "planted":
+        if name in ("planted", "large"):
             sub.add_argument("--count", type=int, default=12, help="photographs that are planted in")
         else:
             sub.add_argument(

@@ -87,7 +87,9 @@ class Mesh:
             if self.health() == "PART_STATE_SERVING":
                 return time.monotonic() - started
             time.sleep(0.2)
-        raise RuntimeError(f"the mesh did not start:\n{self.log.read_text()[-4000:]}")
+        said = self.log.read_text()[-4000:]
+        self.stop()
+        raise RuntimeError(f"the mesh did not start:\n{said}")
 
     def health(self) -> str:
         """The state that /v1/health tells, or "" if it does not answer."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import cv2
+import numpy as np
 import pytest
 from skimage import data
 
 from evaluation.ablation import AblationBackend
-from evaluation.copy_move import main, planted_cells
+from evaluation.copy_move import LARGE, large_copies, main, planted_cells
 from evaluation.forgery import Encoding, make_pair
 from evaluation.subjects import make_backend
 from services.common.detection import Applicability
@@ -21,6 +23,27 @@ def test_a_textured_copy_is_planted_and_found():
     ]
     assert (cells[0].planted, cells[0].found) == (1, 1)
     assert cells[0].pixel_f1 > 0.5
+
+
+def test_copies_in_a_large_picture_are_outlined_better_at_full_size(monkeypatch):
+    monkeypatch.setattr("evaluation.copy_move.LARGE", {"moved": LARGE["moved"]})
+    rng = np.random.default_rng(0)
+    photograph = cv2.resize(data.coffee(), (2400, 1600), interpolation=cv2.INTER_CUBIC)
+    noisy = np.clip(np.rint(photograph + rng.normal(0, 3, photograph.shape)), 0, 255).astype(np.uint8)
+
+    (outlined,) = large_copies([noisy])
+
+    assert outlined.kind == "moved"
+    assert outlined.working_f1 is not None
+    assert outlined.full_f1 is not None
+    assert 0.8 < outlined.working_f1 < outlined.full_f1
+
+
+def test_a_folder_without_large_photographs_is_an_error(tmp_path, capsys):
+    (tmp_path / "authentic").mkdir()
+    cv2.imwrite(str(tmp_path / "authentic" / "small.png"), data.coffee()[..., ::-1])
+    assert main(["large", str(tmp_path)]) == 2
+    assert "2,000,000 pixels" in capsys.readouterr().err
 
 
 def test_each_part_is_measured_by_itself():
