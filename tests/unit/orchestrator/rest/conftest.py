@@ -138,7 +138,7 @@ async def mesh() -> AsyncIterator[Mesh]:
         web = await asyncio.start_server(serve, "127.0.0.1", 0)
         stack.push_async_callback(web.wait_closed)
         stack.callback(web.close)
-        fetcher = await stack.enter_async_context(UrlFetcher(allow_loopback=True, idle_seconds=2.0))
+        fetcher = await stack.enter_async_context(UrlFetcher(allow_loopback=True, idle_seconds=60.0))
         work = WorkLimiter(workers=2, queue=64)
         stack.callback(work.close)
         intake = Intake(fetcher, work=work, limits=LIMITS)
