@@ -20,7 +20,9 @@ The steps:
 Why watch: Triton runs each Python-based model in a process of its own, a *stub*. If one is killed, Triton goes on
 calling the model ready, and fails every request to it, for ever; and the stub may have held a lock in the memory that
 they share, in which case unloading the model hangs. So Triton is killed too, and the process manager starts it anew,
-which takes two seconds.
+which takes two seconds. The same is done with a start that hangs: if a machine stands still for some seconds while
+models are loaded, a stub and Triton may afterwards wait for each other, for ever, and Triton opens its ports only when
+all models are loaded.
 
 If Triton ends, so does this process, with an exit code that is not 0. If this process is killed, the kernel kills
 Triton, and the stubs end by themselves. A lock, which all of them hold, makes a new start wait until the last is gone.
@@ -37,6 +39,7 @@ import secrets
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,7 +53,7 @@ from typing import IO
 
 from triton_models.layout import SOURCE_FOLDER, ModelsFolder, data_folder
 
-__all__ = ["Runtime", "Settings", "SetupError", "StubGuard", "command", "main"]
+__all__ = ["Runtime", "Settings", "SetupError", "StartGuard", "StubGuard", "command", "main"]
 
 BACKEND_SOURCE = SOURCE_FOLDER / "backend" / "onnxruntime" / "model.py"
 RUNTIME_FOLDER = SOURCE_FOLDER / "runtime" / ".venv"
@@ -65,6 +68,10 @@ STUB_TIMEOUT_SECONDS = 120
 LOCK_TIMEOUT_SECONDS = 15.0
 # Between two looks for stubs that are new; the end of one that is known is noticed at once.
 WATCH_INTERVAL_SECONDS = 2.0
+# A start in which so long next to nothing was computed hangs. Not less: a disk may be slow.
+HANGING_SECONDS = 120.0
+# Of a processor, by Triton and its stubs together. Hanging they use 0.0003, loading most of one.
+NEXT_TO_NOTHING = 0.02
 # What Triton gets to reap a stub that ended as it should, before its end counts as a death.
 REAP_SECONDS = 0.2
 
@@ -380,6 +387,59 @@ class StubGuard:
         return None
 
 
+@dataclass(slots=True)
+class StartGuard:
+    """Sees that Triton's start hangs.
+
+    Args:
+        server: Triton's process id.
+        http_port: Triton opens it when all models are loaded, or have failed to.
+    """
+
+    server: int
+    http_port: int
+    _started: bool = False
+    _looked_at: float | None = None
+    _used_seconds: float = 0.0
+    _idle_seconds: float = 0.0
+
+    def hangs(self, now: float) -> bool:
+        """One look: whether nothing has happened for `HANGING_SECONDS`; never once Triton has started.
+
+        Of the time between two looks no more counts than should be there: this process may have stood still, too.
+
+        Args:
+            now: seconds of any clock that runs steadily.
+        """
+        if self._started or self._is_open():
+            self._started = True
+            return False
+        used = sum(_processor_seconds(pid) for pid in (self.server, *_children(self.server)))
+        if self._looked_at is not None:
+            passed = min(now - self._looked_at, 2 * WATCH_INTERVAL_SECONDS)
+            # A stub that ended takes its time along; that is something happening, too.
+            idle = abs(used - self._used_seconds) < NEXT_TO_NOTHING * passed
+            self._idle_seconds = self._idle_seconds + passed if idle else 0.0
+        self._looked_at, self._used_seconds = now, used
+        return self._idle_seconds >= HANGING_SECONDS
+
+    def _is_open(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.http_port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+
+def _processor_seconds(pid: int) -> float:
+    """What a process has used so far, in its own code and in the kernel; 0 if there is none."""
+    try:
+        user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    except (OSError, ValueError):
+        return 0.0
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 def _children(pid: int) -> set[int]:
     """The process ids of a process's children, dead ones included until they are reaped."""
     found: set[int] = set()
@@ -461,7 +521,11 @@ def _run_server(settings: Settings, runtime: Runtime, server: Path, lock: IO[str
     try:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, _ask_to_stop)
-        _watch(process, StubGuard(process.pid, settings.models.repository))
+        _watch(
+            process,
+            StubGuard(process.pid, settings.models.repository),
+            StartGuard(process.pid, settings.http_port),
+        )
         _log(f"Triton ended with {process.returncode}")
         code = process.returncode if process.returncode > 0 else 1
     except _StopAsked:
@@ -472,15 +536,20 @@ def _run_server(settings: Settings, runtime: Runtime, server: Path, lock: IO[str
     return code
 
 
-def _watch(process: subprocess.Popen[bytes], guard: StubGuard) -> None:
-    """Returns when Triton ended, or was killed because of a dead stub."""
+def _watch(process: subprocess.Popen[bytes], stubs: StubGuard, start: StartGuard) -> None:
+    """Returns when Triton ended, or was killed because of a dead stub or a start that hangs."""
     while process.poll() is None:
-        if (model := guard.look()) is not None:
-            _log(f"the process of model {model} died, so Triton is started anew")
+        problem = None
+        if (model := stubs.look()) is not None:
+            problem = f"the process of model {model} died"
+        elif start.hangs(time.monotonic()):
+            problem = f"its start hangs: for {HANGING_SECONDS:g} s nothing has been loaded"
+        if problem is not None:
+            _log(f"{problem}, so Triton is started anew")
             process.kill()
             process.wait()
             return
-        guard.wait(WATCH_INTERVAL_SECONDS)
+        stubs.wait(WATCH_INTERVAL_SECONDS)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from triton_server import TritonServer, children
 from tritonclient import grpc as triton
 from tritonclient.utils import InferenceServerException, np_to_triton_dtype
 
-from local.triton import Runtime, Settings, SetupError, StubGuard, hold_lock
+from local.triton import HANGING_SECONDS, Runtime, Settings, SetupError, StartGuard, StubGuard, hold_lock
 from triton_models._lock import read_lock
 
 TRACES = 3072
@@ -268,6 +269,26 @@ def test_what_is_killed_takes_the_rest_along_and_can_be_started_again(own_server
 
 
 @pytest.mark.integration
+def test_a_start_that_hangs_is_ended(prepared, tmp_path):
+    home = tmp_path / "home"
+    (home / "models").mkdir(parents=True)
+    (home / "models" / "repository").symlink_to(prepared.home / "models" / "repository")
+    own = TritonServer(home)
+    impatient = "import sys, local.triton as it; it.HANGING_SECONDS = 6.0; sys.exit(it.main())"
+    with (home / "log").open("w") as log:
+        own.process = subprocess.Popen([sys.executable, "-c", impatient], env=own.environment, stdout=log, stderr=log)
+    while not (triton_itself := children(own.process.pid)) or not (stubs := children(min(triton_itself))):
+        assert own.process.poll() is None, (home / "log").read_text()
+    os.kill(min(stubs), signal.SIGSTOP)
+    assert own.process.wait(90) > 0
+    assert "its start hangs" in (home / "log").read_text()
+    assert not [pid for pid in triton_itself | stubs if alive(pid)]
+    own.start()
+    assert works(own)
+    own.stop()
+
+
+@pytest.mark.integration
 def test_a_start_right_after_the_runner_was_killed_waits_for_the_old_triton_to_be_gone(own_server):
     old = own_server.pid
     own_server.process.kill()
@@ -319,3 +340,55 @@ def test_the_guard_waits_as_long_as_told_where_there_is_no_child(tmp_path):
     start = time.monotonic()
     guard.wait(0.3)
     assert time.monotonic() - start >= 0.3
+
+
+LOOK_SECONDS = 2.0
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
+def look_for(guard: StartGuard, seconds: float, *, since: float = 0.0) -> list[bool]:
+    return [guard.hangs(since + LOOK_SECONDS * n) for n in range(round(seconds / LOOK_SECONDS) + 1)]
+
+
+@pytest.fixture
+def sleeper() -> Iterator[int]:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        time.sleep(0.3)
+        yield child.pid
+        child.kill()
+
+
+def test_a_start_in_which_nothing_happens_hangs(sleeper, closed_port):
+    looks = look_for(StartGuard(sleeper, closed_port), HANGING_SECONDS)
+    assert looks == [False] * (len(looks) - 1) + [True]
+
+
+def test_that_this_process_stood_still_does_not_count(sleeper, closed_port):
+    guard = StartGuard(sleeper, closed_port)
+    assert not guard.hangs(0.0)
+    assert not guard.hangs(10 * HANGING_SECONDS)
+
+
+def test_a_start_that_computes_does_not_hang(closed_port):
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as child:
+        try:
+            guard = StartGuard(child.pid, closed_port)
+            # By a clock that runs 20 times as fast, a busy process uses a twentieth of a processor: enough.
+            for n in range(round(HANGING_SECONDS / LOOK_SECONDS) + 2):
+                assert not guard.hangs(LOOK_SECONDS * n)
+                time.sleep(LOOK_SECONDS / 20)
+        finally:
+            child.kill()
+
+
+def test_what_has_started_does_not_hang_any_more(sleeper, closed_port):
+    guard = StartGuard(sleeper, closed_port)
+    look_for(guard, HANGING_SECONDS - LOOK_SECONDS)
+    with socket.create_server(("127.0.0.1", closed_port)):
+        assert not guard.hangs(HANGING_SECONDS)
+    assert not any(look_for(guard, 2 * HANGING_SECONDS, since=2 * HANGING_SECONDS))
