@@ -4,9 +4,9 @@
 
 Textured pictures (four of scikit-image's photographs, each turned and rescaled at random, side by side as a mosaic,
 with noise of its own at every pixel) of 256 x 256 to 12 megapixels. Most tiles have a look-alike, which is then
-compared at length: photographs take less. Decoding is not counted, the reduction to working size is. Prints medians
-and their spread, what the time grows with (the slope in a log-log plot), and the peak of the process's memory above
-what it had before; draws the curve if a folder is given.
+compared at length: photographs take less. Decoding is not counted, the reduction to working size is. OpenBLAS has one
+thread, as in the service. Prints medians and their spread, what the time grows with (the slope in a log-log plot), and
+the peak of the process's memory above what it had before; draws the curve if a folder is given.
 
 Targets on two cores: 150 ms at 512 x 512, 700 ms at 1920 x 1080, 2 s and 700 MB at 4000 x 3000.
 """
@@ -25,6 +25,7 @@ import cv2
 import numpy as np
 import skimage.data
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from services.common.images import Picture
 from services.passive.detectors.copy_move import detect_copy_move
@@ -74,7 +75,8 @@ def main() -> None:
     for width, height in SIZES:
         rgb = textured(width, height)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        times = seconds_of(rgb, options.runs)
+        with threadpool_limits(1, user_api="blas"):
+            times = seconds_of(rgb, options.runs)
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         medians.append(statistics.median(times))
         spread = f"{1000 * min(times):.0f} - {1000 * max(times):.0f}"

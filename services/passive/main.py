@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from threadpoolctl import threadpool_limits
+
 from services.common.analyzer import Analyzer
 from services.common.limiter import WorkLimiter
 from services.common.server import Register, run_server
@@ -37,6 +39,9 @@ async def wire(settings: PassiveSettings) -> AsyncIterator[Register]:
     analyzer = Analyzer(NAME, detectors, limiter.run)
     servicer = PassiveServicer(analyzer, limiter, settings.image_limits)
     try:
-        yield servicer.register
+        # Detectors run side by side already. Each product of matrices would keep a second core busy for some 30 ms
+        # after it, as OpenBLAS's threads wait for the next one without sleeping.
+        with threadpool_limits(1, user_api="blas"):
+            yield servicer.register
     finally:
         limiter.close()
