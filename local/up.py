@@ -29,7 +29,6 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 from local.keep import RUN_VARIABLE, end_with_parent, processes_with
@@ -285,22 +284,32 @@ def _print_ready(settings: LocalSettings, seconds: float, missing: Sequence[str]
 
 
 class _Signals:
-    """Ctrl-C, SIGTERM, SIGHUP: the first asks to stop, the next insists."""
+    """Ctrl-C, SIGTERM, SIGHUP: the first asks to stop, the next insists.
+
+    A thread of its own hears of them. A handler would run in between any two steps of the main thread: if that is just
+    waiting for `stop`, or setting it because of the signal before, it holds the lock that setting it needs.
+    """
 
     def __init__(self) -> None:
         self.stop = threading.Event()
         self.insist = threading.Event()
+        self._heard, self._written = socket.socketpair()
+        self._written.setblocking(False)
+        signal.set_wakeup_fd(self._written.fileno())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             # nohup has SIGHUP ignored, and means it. A shell has SIGINT ignored in what it starts in the background,
             # but then a SIGINT that comes was sent on purpose.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, self._received)
+                signal.signal(number, lambda _number, _frame: None)
+        threading.Thread(target=self._listen, name="signals", daemon=True).start()
 
-    def _received(self, number: int, _frame: FrameType | None) -> None:
-        # The terminal sends Ctrl-C to make too, which then sends SIGTERM: that is one wish to stop, not two.
-        if self.stop.is_set() and number == signal.SIGINT:
-            self.insist.set()
-        self.stop.set()
+    def _listen(self) -> None:
+        while numbers := self._heard.recv(64):
+            for number in numbers:
+                # The terminal sends Ctrl-C to make too, which then sends SIGTERM: one wish to stop, not two.
+                if self.stop.is_set() and number == signal.SIGINT:
+                    self.insist.set()
+                self.stop.set()
 
 
 def _watch(manager: Manager, parts: Sequence[Part], signals: _Signals, problems: set[str]) -> bool:

@@ -38,7 +38,7 @@ from services.common.context import time_remaining
 from services.common.errors import InvalidInput, TooLarge, UnsupportedFormat
 from services.common.images import ImageInfo, ImageLimits, check_image
 from services.common.limiter import WorkLimiter
-from services.orchestrator.fetching import FetchedImage
+from services.orchestrator.fetching import MAX_URL_LENGTH, FetchedImage
 
 __all__ = [
     "FILE_FIELDS",
@@ -59,6 +59,7 @@ MAX_PARTS: Final = 256
 MAX_PART_HEADERS: Final = 16
 MAX_HEADER_BYTES: Final = 4096
 MAX_FILENAME_LENGTH: Final = 200
+MAX_READ_OF_FILENAME: Final = 4000
 
 DEFAULT_FILENAME: Final = "image"
 
@@ -574,7 +575,12 @@ def _from_text(text: str, field: str, filename: str, *, max_bytes: int, is_url: 
 
 def _check_text(text: str, field: str) -> None:
     """Refuses what no address holds and no database takes: NUL, and halves of characters (JSON can have them)."""
-    if "\0" in text or (not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text)):
+    try:
+        text.encode()
+        holds_others = "\0" in text
+    except UnicodeEncodeError:
+        holds_others = True
+    if holds_others:
         raise _invalid(f"{field} holds characters that no address or picture has.", field)
 
 
@@ -598,14 +604,17 @@ def _decode_base64(text: bytes, field: str, *, max_bytes: int | None = None) -> 
 
 def _name_in(url: str) -> str:
     try:
-        return unquote(urlsplit(url).path.rpartition("/")[2], errors="replace")
+        return unquote(urlsplit(url[:MAX_URL_LENGTH]).path.rpartition("/")[2], errors="replace")
     except ValueError:
         return ""
 
 
 def _safe_filename(name: str) -> str:
     """The last segment of a name, without whatever a file system, a header or a terminal would take amiss."""
-    name = unicodedata.normalize("NFC", name.replace("\\", "/").rpartition("/")[2])
+    name = name.replace("\\", "/").rpartition("/")[2]
+    if len(name) > MAX_READ_OF_FILENAME:  # of megabytes only the beginning and the extension are looked at
+        name = name[: MAX_READ_OF_FILENAME // 2] + name[-MAX_READ_OF_FILENAME // 2 :]
+    name = unicodedata.normalize("NFC", name)
     name = "".join(c for c in name if unicodedata.category(c)[0] != "C" and c not in '<>:"|?*').strip(" .")
     if len(name) > MAX_FILENAME_LENGTH:
         found = _EXTENSION.search(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -103,3 +105,23 @@ def test_the_end_of_a_log(tmp_path):
     assert last_lines(path) == []
     path.write_text("".join(f"line {number}\n" for number in range(10_000)))
     assert last_lines(path, 2) == ["line 9998", "line 9999"]
+
+
+IN_THE_MIDDLE_OF_WAITING = """
+import os, signal, time
+from local.up import _Signals
+signals = _Signals()
+with signals.stop._cond:  # as the main thread holds it for a moment whenever it begins to wait
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.2)
+assert signals.stop.wait(30)
+os.kill(os.getpid(), signal.SIGTERM)  # make sends it after Ctrl-C: the same wish
+time.sleep(0.2)
+assert not signals.insist.is_set()
+os.kill(os.getpid(), signal.SIGINT)
+assert signals.insist.wait(30)
+"""
+
+
+def test_a_signal_is_heard_at_any_moment():
+    subprocess.run([sys.executable, "-c", IN_THE_MIDDLE_OF_WAITING], check=True, timeout=90)

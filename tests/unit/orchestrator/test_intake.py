@@ -335,3 +335,13 @@ async def test_check_is_bounded(intake: Intake) -> None:
     results = await asyncio.gather(*(intake.check(upload, SCREENING) for _ in range(20)), return_exceptions=True)
     assert any(isinstance(result, Overloaded) for result in results)
     assert not any(isinstance(result, Exception) and not isinstance(result, Overloaded) for result in results)
+
+
+@pytest.mark.parametrize("letter", ["a", "\u0301", "/", "\x07", "%61"])
+def test_of_a_name_of_megabytes_the_extension_is_kept(letter):
+    name = letter * 5_000_000 + "b.jpg"
+    (source,) = read(JSON, json.dumps({"image": "/9j/", "filename": name}).encode())
+    assert len(source.filename) <= 200
+    assert source.filename.endswith(".jpg")
+    (link,) = read(JSON, json.dumps({"url": f"https://example.org/{name}"}).encode())
+    assert len(link.filename) <= 200
