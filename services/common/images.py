@@ -3,7 +3,7 @@
 1. **Format** is told by the content, never by a name or a declared type.
 2. **Limits** on bytes, then pixels, then frames are applied to what the header says, before any pixel has memory.
 3. **Data**: only image data and its tables reach the decoder (`services.common._image_containers.bare`). Image data
-   that ends early or fails its checksum makes a `DamagedImage`; broken metadata does not.
+   that ends early, is broken or fails its checksum makes a `DamagedImage`; broken metadata does not.
 4. **Frame**: of an animation, the first; of a GIF, on its whole canvas.
 5. **Depth**: 8 bits per channel; of 16 bits, the high byte.
 6. **Colour**: an embedded ICC profile is applied (perceptual intent) to give sRGB, unless it is sRGB already (no
@@ -15,9 +15,10 @@
 9. **Working size**: pictures of more than `WORKING_PIXELS` have a second, area-averaged version of at most so many
    pixels, for detectors that do not need every pixel. Smaller pictures are never enlarged.
 
-Pillow decodes. Its plugins are called directly, so neither its limit on pixels (`Image.MAX_IMAGE_PIXELS`) nor its limit
-on text (`PngImagePlugin.MAX_TEXT_MEMORY`) plays a part, and nothing global is changed. All functions are thread-safe;
-all of them may take long (use a thread, not the event loop) except `inspect_image`, which takes milliseconds.
+Pillow decodes. That a JPEG is whole is checked before by libjpeg-turbo's strict reading (simplejpeg). Pillow's plugins
+are called directly, so neither its limit on pixels (`Image.MAX_IMAGE_PIXELS`) nor its limit on text
+(`PngImagePlugin.MAX_TEXT_MEMORY`) plays a part, and nothing global is changed. All functions are thread-safe; all of
+them may take long (use a thread, not the event loop) except `inspect_image`, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast, final
 
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -66,6 +68,12 @@ SAME_COLOUR: Final = 2
 """Largest change of any channel (of 255) at which a profile still counts as sRGB: rounding, no other colour space."""
 
 _INFLATE_STEP: Final = 256 * 1024
+
+_CHECKED_AT: Final = 8
+"""A JPEG is checked at such a fraction of its size: all of its data is read, and an eighth is the least to be had."""
+_DAMAGED_JPEG: Final = ("Corrupt JPEG data", "Premature end of JPEG file")
+_BEHIND_THE_PICTURE: Final = "extraneous bytes before marker 0xd9"
+"""How libjpeg begins its warnings about image data, and that which some cameras' files deserve, though whole."""
 
 _PLUGINS: Final[dict[str, type[ImageFile.ImageFile]]] = {
     "JPEG": JpegImageFile,
@@ -250,14 +258,13 @@ def check_image(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageIn
         UnsupportedFormat, TooLarge: as `inspect_image`.
         DamagedImage: the header or the image data is broken or ends early.
     """
-    info, _ = _inspect(content, limits)
+    info, header = _inspect(content, limits)
     if info.format == "PNG" and _is_png_inflatable(content):
         return info
+    if info.format == "JPEG" and _is_jpeg_whole(content, header):
+        return info
     with _decoding(info.format):
-        image = _open(content, info.format)
-        if isinstance(image, JpegImageFile):
-            image.draft("L", (1, 1))
-        image.load()
+        _open(content, info.format).load()
     return info
 
 
@@ -269,6 +276,8 @@ def decode_image(content: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> Pictur
         DamagedImage: the header or the image data is broken or ends early.
     """
     info, header = _inspect(content, limits)
+    if info.format == "JPEG":
+        _is_jpeg_whole(content, header)
     with _decoding(info.format):
         image = _open(content, info.format)
         image.load()
@@ -390,6 +399,38 @@ def _decoding(image_format: str) -> Iterator[None]:
 def _open(content: bytes, image_format: str) -> ImageFile.ImageFile:
     """The picture as Pillow sees it, not yet decoded, without the check for Pillow's own limit on pixels."""
     return _PLUGINS[image_format](io.BytesIO(containers.bare(content, image_format)))
+
+
+def _is_jpeg_whole(content: bytes, header: containers.Header) -> bool:
+    """Decodes a JPEG at an eighth of its size, strictly: Pillow fills what the data lacks with grey, and says nothing.
+
+    Returns False if it cannot tell (a kind of JPEG that only Pillow reads).
+
+    Raises:
+        DamagedImage: the data is broken or ends early, be it with the marker of a proper end.
+    """
+    try:
+        simplejpeg.decode_jpeg(
+            containers.bare(content, "JPEG"),
+            "CMYK" if header.mode == "CMYK" else "GRAY",
+            fastdct=True,
+            fastupsample=True,
+            min_height=1,
+            min_width=1,
+            min_factor=_CHECKED_AT,
+            strict=True,
+        )
+    except ValueError as error:
+        complaint = str(error)
+        if _BEHIND_THE_PICTURE in complaint:
+            return True
+        if complaint.startswith(_DAMAGED_JPEG):
+            raise DamagedImage(
+                "The JPEG file is damaged or incomplete: data of a part of the picture is broken or missing.",
+                metadata={"format": "JPEG"},
+            ) from error
+        return False
+    return True
 
 
 def _is_png_inflatable(content: bytes) -> bool:

@@ -518,6 +518,34 @@ class TestBrokenFiles:
         with pytest.raises(DamagedImage):
             call(content[: int(kept * len(content))], EVERY_FORMAT)
 
+    @pytest.mark.parametrize("call", [check_image, decode_image])
+    @pytest.mark.parametrize("kept", [0.05, 0.3, 0.5, 0.95, 0.995])
+    @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}], ids=str)
+    @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+    def test_a_jpeg_that_was_cut_and_properly_ended(
+        self, call: Callable[..., object], kept: float, options: dict[str, object], mode: str
+    ) -> None:
+        """Its decoder fills what is missing with grey, and calls that a picture."""
+        content = save(Image.fromarray(noise(128, 128)).convert(mode), "JPEG", **options)
+        call(content)
+        data = content.index(b"\xff\xda")
+        cut = data + 20 + int(kept * (len(content) - data - 30))
+        with pytest.raises(DamagedImage, match="damaged or incomplete"):
+            call(content[:cut] + b"\xff\xd9")
+
+    @pytest.mark.parametrize("call", [check_image, decode_image])
+    def test_a_jpeg_whose_header_promises_more(self, call: Callable[..., object]) -> None:
+        content = bytearray(save(noise(128, 128), "JPEG"))
+        frame = content.index(b"\xff\xc0")
+        content[frame + 5 : frame + 9] = struct.pack(">HH", 2000, 2000)
+        with pytest.raises(DamagedImage, match="damaged or incomplete"):
+            call(bytes(content))
+
+    @pytest.mark.parametrize("call", [check_image, decode_image])
+    def test_a_jpeg_with_a_few_bytes_behind_its_picture_is_whole(self, call: Callable[..., object]) -> None:
+        content = save(noise(128, 128), "JPEG")
+        call(content[:-2] + bytes(12) + content[-2:])
+
     def test_truncated_jpeg_still_tells_its_size(self) -> None:
         content = save(noise(128, 128), "JPEG")
         assert inspect_image(content[: len(content) // 2]).width == 128
